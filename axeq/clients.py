@@ -1,0 +1,119 @@
+"""Which client a store uses where: one sync per process, one async per running loop, none across a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from pymongo import monitoring
+from pymongo.asynchronous.mongo_client import AsyncMongoClient
+from pymongo.driver_info import DriverInfo
+from pymongo.synchronous.mongo_client import MongoClient
+
+__all__ = ["Clients", "host_of"]
+
+C = TypeVar("C", MongoClient[Any], AsyncMongoClient[Any])
+
+
+class Clients:
+    """Opens clients by need, all from the same constructor arguments.
+
+    `given` is a client that the user opened: it is used only in the process, and if async only on the loop,
+    where the store was made; anywhere else a client of our own with its constructor arguments stands in.
+    `on_change` is called when a server's role changes.
+    """
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        given: MongoClient[Any] | AsyncMongoClient[Any] | None = None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._arguments = dict(arguments)
+        listeners = list(self._arguments.get("event_listeners") or ())
+        self._arguments["event_listeners"] = [*listeners, _RoleWatch(on_change)]
+        self._arguments.setdefault("driver", DriverInfo("axeq", version("axeq")))
+        self._given = given
+        self._home = (os.getpid(), _running_loop())
+        self._lock = threading.Lock()
+        self._sync: tuple[int, MongoClient[Any]] | None = None
+        self._asyncs: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncMongoClient[Any]] = WeakKeyDictionary()
+
+    def sync(self) -> MongoClient[Any]:
+        """Returns this process's sync client."""
+        process = os.getpid()
+        if isinstance(self._given, MongoClient) and process == self._home[0]:
+            return self._given
+        with self._lock:
+            if self._sync is None or self._sync[0] != process:
+                self._sync = (process, self._open(MongoClient))
+            return self._sync[1]
+
+    def spare(self) -> MongoClient[Any]:
+        """Returns a new sync client, for a thread that must not wait for others' connections; its user closes
+        it.
+        """
+        return self._open(MongoClient)
+
+    def asynchronous(self) -> AsyncMongoClient[Any]:
+        """Returns the running loop's async client."""
+        loop = asyncio.get_running_loop()
+        if isinstance(self._given, AsyncMongoClient) and (os.getpid(), loop) == self._home:
+            return self._given
+        client = self._asyncs.get(loop)
+        if client is None:
+            client = self._asyncs[loop] = self._open(AsyncMongoClient)
+        return client
+
+    def close(self) -> None:
+        """Closes the sync clients that axeq opened; a given client stays open."""
+        with self._lock:
+            opened, self._sync = self._sync, None
+        if opened is not None and opened[0] == os.getpid():
+            opened[1].close()
+
+    async def aclose(self) -> None:
+        """Closes the running loop's client that axeq opened; a given client stays open."""
+        client = self._asyncs.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+    def _open(self, kind: type[C]) -> C:
+        return kind(**self._arguments)
+
+
+class _RoleWatch(monitoring.ServerListener):
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+
+    def opened(self, event: monitoring.ServerOpeningEvent) -> None:
+        """Does nothing: a server that was just added has no role yet."""
+
+    def closed(self, event: monitoring.ServerClosedEvent) -> None:
+        """Does nothing: the server that takes its place is announced by itself."""
+
+    def description_changed(self, event: monitoring.ServerDescriptionChangedEvent) -> None:
+        if event.previous_description.server_type != event.new_description.server_type:
+            self._on_change()
+
+
+def host_of(arguments: Mapping[str, Any]) -> str:
+    """Returns the server's address in a client's constructor arguments, without credentials."""
+    host = arguments.get("host") or "localhost"
+    if not isinstance(host, str):
+        return ",".join(str(part).rpartition("@")[2] for part in host)
+    authority = host.partition("://")[2] or host
+    return authority.split("/")[0].rpartition("@")[2].split("?")[0]
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

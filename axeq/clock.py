@@ -1,0 +1,125 @@
+"""The server's time, known between two bounds. It does no IO: `wire` feeds it samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+__all__ = ["Clock", "LocalClock", "ServerClock", "milliseconds"]
+
+
+def milliseconds(moment: datetime) -> datetime:
+    """Returns `moment` in UTC, cut to the millisecond that BSON stores."""
+    moment = moment.astimezone(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+class Clock(Protocol):
+    """The time by which due and lapsed are judged and written."""
+
+    def earliest(self) -> datetime:
+        """Returns a moment that the server's clock has certainly reached: judge due and lapsed by it."""
+        ...
+
+    def latest(self) -> datetime:
+        """Returns a moment that the server's clock has not yet passed: write due times and lease ends from it."""
+        ...
+
+    def monotonic(self) -> float:
+        """Returns seconds that only ever grow, for waits inside the process."""
+        ...
+
+    @property
+    def stale(self) -> bool:
+        """Whether the server should be asked for its time before the clock is read."""
+        ...
+
+    def observe(self, server_time: datetime, sent: float, received: float) -> None:
+        """Takes a reading of the server's clock, asked for at `sent` and answered at `received` (monotonic)."""
+        ...
+
+    def doubt(self) -> None:
+        """Has the server's time measured anew, as after a change of primary."""
+        ...
+
+
+class LocalClock:
+    """The process's own clock, for stores that have none (mongomock)."""
+
+    stale = False
+
+    def earliest(self) -> datetime:
+        return milliseconds(datetime.now(UTC))
+
+    latest = earliest
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def observe(self, server_time: datetime, sent: float, received: float) -> None:
+        """Ignores the reading: this clock is its own authority."""
+
+    def doubt(self) -> None:
+        """Does nothing: there is no other clock to ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    server_time: datetime
+    sent: float
+    received: float
+
+    @property
+    def round_trip(self) -> float:
+        return self.received - self.sent
+
+
+class ServerClock:
+    """The server's clock by `hello.localTime`.
+
+    The reading was taken somewhere between `sent` and `received`, so the server's time now lies between
+    `localTime + (monotonic - received)` and `localTime + (monotonic - sent)`. Of the recent samples the one
+    with the shortest round trip gives the narrowest bounds. `max_age` is in seconds, default 60; it also bounds
+    the drift between two samples.
+    """
+
+    def __init__(self, *, max_age: float = 60.0, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._max_age = max_age
+        self._monotonic = monotonic
+        self._samples: tuple[_Sample, ...] = ()
+        self._best: _Sample | None = None
+
+    @property
+    def stale(self) -> bool:
+        newest = self._samples[-1] if self._samples else None
+        return newest is None or self._monotonic() - newest.received > self._max_age
+
+    def observe(self, server_time: datetime, sent: float, received: float) -> None:
+        horizon = received - 3 * self._max_age
+        recent = tuple(sample for sample in self._samples if sample.received >= horizon)[-4:]
+        self._samples = (*recent, _Sample(server_time, sent, received))
+        self._best = min(self._samples, key=lambda sample: sample.round_trip)
+
+    def doubt(self) -> None:
+        self._samples = ()
+
+    def earliest(self) -> datetime:
+        best = self._sample()
+        return milliseconds(best.server_time + timedelta(seconds=self._monotonic() - best.received))
+
+    def latest(self) -> datetime:
+        best = self._sample()
+        elapsed = timedelta(seconds=self._monotonic() - best.sent)
+        # BSON keeps milliseconds: an upper bound is rounded up.
+        return milliseconds(best.server_time + elapsed + timedelta(microseconds=999))
+
+    def monotonic(self) -> float:
+        return self._monotonic()
+
+    def _sample(self) -> _Sample:
+        if self._best is None:
+            raise RuntimeError("the server's time is read before it was measured")
+        return self._best

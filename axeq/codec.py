@@ -1,0 +1,274 @@
+"""Python values as plain, queryable BSON. The table below is the whole of it; any other type is refused by name.
+
+==========================================  ==========================================================
+value                                       stored as
+==========================================  ==========================================================
+None, bool, str, float, bytes, ObjectId     themselves
+int                                         a 64-bit integer; a larger one is refused
+datetime                                    a date: UTC, cut to the millisecond; a naive one is refused
+date, time                                  ISO 8601 text
+timedelta                                   seconds, as a double
+Decimal                                     Decimal128, when its 34 digits hold the value exactly
+UUID                                        a UUID (binary subtype 4)
+enum                                        its value
+path, URL, IP address or network, ZoneInfo  text
+regular expression                          its pattern's text
+list, tuple, set, frozenset, deque          an array; a set in the order of its elements' text
+mapping                                     a document: keys become text; "", "$...", "a.b" and NUL are refused
+model, dataclass                            a document of its fields
+SecretStr, SecretBytes                      refused, unless the model says `secrets="store"`
+==========================================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+import re
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from enum import Enum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import PurePath
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import bson
+from bson.binary import Binary, UuidRepresentation
+from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
+from bson.decimal128 import Decimal128, create_decimal128_context
+from bson.errors import BSONError
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from pydantic import AnyUrl, BaseModel, SecretBytes, SecretStr
+
+from axeq.errors import PayloadInvalid
+
+__all__ = ["CODEC_OPTIONS", "plain", "size"]
+
+_DEEPEST = 90  # MongoDB nests documents 100 levels deep; the job's own take some.
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_DECIMAL_CONTEXT = create_decimal128_context()
+
+
+class _DecimalDecoder(TypeDecoder):
+    bson_type = Decimal128
+
+    def transform_bson(self, value: Decimal128) -> decimal.Decimal:
+        return value.to_decimal()
+
+
+CODEC_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,
+    tzinfo=UTC,
+    uuid_representation=UuidRepresentation.STANDARD,
+    type_registry=TypeRegistry([_DecimalDecoder()]),
+)
+"""How axeq reads and writes BSON, whatever the client's own options: aware datetimes, standard UUIDs, `Decimal`."""
+
+
+class _Refused(Exception):
+    """Carries the path of a refused value up to where the whole of it is known."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path: list[str] = []
+
+
+def plain(value: Any, *, root: str, secrets: bool = False) -> Any:
+    """Returns `value` as plain BSON by the table above.
+
+    `root` names the value in errors; `secrets` says whether secret values are stored as they are.
+    Raises `PayloadInvalid` naming the field, its type and the mend.
+    """
+    try:
+        return _Converter(secrets).convert(value, 0)
+    except _Refused as refused:
+        where = "".join(reversed(refused.path))
+        raise PayloadInvalid(f"{root}{where}: {refused.message}") from None
+
+
+def size(document: Mapping[str, Any]) -> int:
+    """Returns how many bytes `document`, plain already, takes as BSON.
+
+    Raises `PayloadInvalid` where BSON itself refuses it, as for text with lone surrogates.
+    """
+    try:
+        return len(bson.encode(document, codec_options=CODEC_OPTIONS))
+    except (BSONError, UnicodeEncodeError, OverflowError) as error:
+        raise PayloadInvalid(f"cannot be written as BSON: {error}") from None
+
+
+class _Converter:
+    def __init__(self, secrets: bool) -> None:
+        self.secrets = secrets
+
+    def convert(self, value: Any, depth: int) -> Any:
+        converter = _BY_TYPE.get(type(value))
+        if converter is None:
+            converter = _by_base(value)
+        return converter(self, value, depth)
+
+    def same(self, value: Any, depth: int) -> Any:
+        return value
+
+    def integer(self, value: int, depth: int) -> int:
+        if not _SMALLEST <= value <= _LARGEST:
+            raise _Refused("an integer beyond 64 bits: declare the field as str or Decimal, or keep it within 64 bits")
+        return int(value)
+
+    def text(self, value: Any, depth: int) -> str:
+        return str(value)
+
+    def moment(self, value: datetime, depth: int) -> datetime:
+        if value.utcoffset() is None:
+            raise _Refused("a naive datetime: give it a time zone, as in datetime.now(timezone.utc)")
+        return value
+
+    def iso(self, value: date | time, depth: int) -> str:
+        return value.isoformat()
+
+    def seconds(self, value: timedelta, depth: int) -> float:
+        return value.total_seconds()
+
+    def decimal(self, value: decimal.Decimal, depth: int) -> Decimal128:
+        with decimal.localcontext(_DECIMAL_CONTEXT) as context:
+            context.traps[decimal.Inexact] = True
+            try:
+                return Decimal128(context.create_decimal(value))
+            except decimal.DecimalException:
+                raise _Refused("a Decimal of more than 34 digits: round it, or declare the field as str") from None
+
+    def enum(self, value: Enum, depth: int) -> Any:
+        return self.convert(value.value, depth)
+
+    def raw(self, value: Any, depth: int) -> bytes:
+        return bytes(value)
+
+    def secret(self, value: SecretStr | SecretBytes, depth: int) -> Any:
+        if not self.secrets:
+            raise _Refused(
+                "a secret would be stored in plain text: enqueue a reference to it, or declare the model with "
+                'secrets="store"'
+            )
+        return value.get_secret_value()
+
+    def pattern(self, value: re.Pattern[Any], depth: int) -> Any:
+        return value.pattern
+
+    def zone(self, value: ZoneInfo, depth: int) -> str:
+        return value.key
+
+    def model(self, value: BaseModel, depth: int) -> Any:
+        return self.mapping(value.model_dump(round_trip=True), depth)
+
+    def dataclass(self, value: Any, depth: int) -> Any:
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return self.mapping(fields, depth)
+
+    def mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        self.descend(depth)
+        result: dict[str, Any] = {}
+        for key, item in value.items():
+            name = key if type(key) is str else self.key(key)
+            try:
+                if not name or name[0] == "$" or "." in name or "\0" in name:
+                    raise _Refused(
+                        'as a key: MongoDB cannot address keys that are empty, start with "$" or contain "." or NUL; '
+                        "use a list of pairs"
+                    )
+                if name in result:
+                    raise _Refused("two keys with the same text")
+                result[name] = self.convert(item, depth + 1)
+            except _Refused as refused:
+                refused.path.append(f".{name}" if name.isidentifier() else f"[{name!r}]")
+                raise
+        return result
+
+    def key(self, key: Any) -> str:
+        if isinstance(key, Enum):
+            return self.key(key.value)
+        if isinstance(key, str | int | uuid.UUID | date | time | PurePath) and not isinstance(key, bool):
+            return key.isoformat() if isinstance(key, date | time) else str(key)
+        raise _Refused(f"a key of type {type(key).__name__}: use text, a number, a UUID, a date or an enum")
+
+    def sequence(self, value: Any, depth: int) -> list[Any]:
+        self.descend(depth)
+        result: list[Any] = []
+        for position, item in enumerate(value):
+            try:
+                result.append(self.convert(item, depth + 1))
+            except _Refused as refused:
+                refused.path.append(f"[{position}]")
+                raise
+        return result
+
+    def unordered(self, value: Any, depth: int) -> list[Any]:
+        return self.sequence(sorted(value, key=repr), depth)
+
+    def descend(self, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise _Refused(f"nested deeper than {_DEEPEST} levels")
+
+
+_Conversion = Callable[[_Converter, Any, int], Any]
+
+_BASES: tuple[tuple[tuple[type, ...], _Conversion], ...] = (
+    ((Enum,), _Converter.enum),
+    ((bool, type(None), ObjectId, Binary, Int64, Decimal128, uuid.UUID), _Converter.same),
+    ((str, PurePath, AnyUrl), _Converter.text),
+    ((int,), _Converter.integer),
+    ((float,), lambda _, value, __: float(value)),
+    ((datetime,), _Converter.moment),
+    ((date, time), _Converter.iso),
+    ((timedelta,), _Converter.seconds),
+    ((decimal.Decimal,), _Converter.decimal),
+    ((bytes, bytearray, memoryview), _Converter.raw),
+    ((SecretStr, SecretBytes), _Converter.secret),
+    ((re.Pattern,), _Converter.pattern),
+    ((ZoneInfo,), _Converter.zone),
+    (
+        (IPv4Address, IPv6Address, IPv4Interface, IPv6Interface, IPv4Network, IPv6Network),
+        _Converter.text,
+    ),
+    ((BaseModel,), _Converter.model),
+    ((Mapping,), _Converter.mapping),
+    ((list, tuple, deque), _Converter.sequence),
+    ((set, frozenset), _Converter.unordered),
+)
+
+_BY_TYPE: dict[type, _Conversion] = {
+    type(None): _Converter.same,
+    bool: _Converter.same,
+    str: _Converter.same,
+    float: _Converter.same,
+    bytes: _Converter.same,
+    int: _Converter.integer,
+    ObjectId: _Converter.same,
+    dict: _Converter.mapping,
+    list: _Converter.sequence,
+    datetime: _Converter.moment,
+}
+
+
+def _by_base(value: Any) -> _Conversion:
+    for bases, conversion in _BASES:
+        if isinstance(value, bases):
+            return conversion
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _Converter.dataclass
+    # pydantic's URL types before 2.10 shared no base; all of them are plain text underneath.
+    raise _Refused(
+        f"a {type(value).__module__}.{type(value).__qualname__} has no place in BSON: "
+        "use one of the types that docs/payloads.md lists, or give the field a serializer"
+    )

@@ -1,0 +1,95 @@
+"""What a handler gets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import MutableMapping
+from functools import cached_property
+from typing import Any, Generic
+
+from axeq.model import M, R
+from axeq.queue import AsyncQueue, Queue
+from axeq.record import Record
+from axeq.store import Store
+
+__all__ = ["Context"]
+
+_LOGGER = logging.getLogger("axeq.job")
+
+
+class Context(Generic[M, R]):
+    """One attempt of a job, as its handler sees it.
+
+    `model` is the payload, `job` the record as claimed, `result_type` what the handler is to return, `store`
+    where the job lives.
+    """
+
+    def __init__(self, *, model: M, job: Record, result_type: Any, store: Store) -> None:
+        self.model = model
+        self.job = job
+        self.result_type = result_type
+        self.store = store
+        self._stop = threading.Event()
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, counted from 1."""
+        return self.job.attempts
+
+    @property
+    def worker(self) -> str:
+        """The id of the pool that runs it."""
+        return self.job.worker or ""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the attempt should stop: cancelled, timed out, lease lost, or the pool is shutting down.
+
+        Async handlers are cancelled anyway; plain functions look at this, or call `check`, between steps.
+        """
+        return self._stop.is_set()
+
+    def check(self) -> None:
+        """Raises `asyncio.CancelledError` where the attempt should stop."""
+        if self._stop.is_set():
+            raise asyncio.CancelledError
+
+    def wait_cancelled(self, timeout: float) -> bool:
+        """Blocks a plain function for at most `timeout` seconds, and returns at once and true when it should
+        stop.
+        """
+        return self._stop.wait(timeout)
+
+    @cached_property
+    def queue(self) -> AsyncQueue:
+        """The job's queue, for async handlers to enqueue follow-ups."""
+        return AsyncQueue(self.store, self.job.queue)
+
+    @cached_property
+    def sync_queue(self) -> Queue:
+        """The job's queue, for plain functions to enqueue follow-ups."""
+        return Queue(self.store, self.job.queue)
+
+    @cached_property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger that names the task, the job and the attempt in front of each message."""
+        return _JobLog(_LOGGER, {"job_id": str(self.job.id), "task": self.job.name, "attempt": self.job.attempts})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("model", "job", "result_type", "store")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._stop = threading.Event()
+
+    def _request_stop(self) -> None:
+        self._stop.set()
+
+
+class _JobLog(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        extra = dict(self.extra or {})
+        kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
+        return f"{extra['task']} {extra['job_id']} attempt {extra['attempt']}: {msg}", kwargs

@@ -1,0 +1,216 @@
+"""The jobs in a pool's hands, from their claim until they are settled or lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from axeq.errors import LeaseLost
+from axeq.executor import Attempt, Executor, Stop
+from axeq.lane import Lane
+from axeq.leases import Leases
+from axeq.lifecycle import Held, Holding, Settled, Settlement, settlement
+from axeq.outcome import Outcome, Released, judge
+from axeq.record import Record
+from axeq.settler import Settler
+from axeq.store import Store
+
+__all__ = ["Crew"]
+
+_LOGGER = logging.getLogger("axeq.pool")
+_STOP_SECONDS = 5.0
+
+
+class Crew:
+    """Runs claimed jobs in the lanes' workers and hands their outcomes to the settler.
+
+    `lease` is in seconds. `wake` is called when a worker may want more jobs. `counts` adds up claims, outcomes
+    by verb, lost leases and abandoned handlers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lanes: Mapping[str, Lane],
+        leases: Leases,
+        *,
+        lease: float,
+        counts: Counter[str],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._leases = leases
+        self._lease = lease
+        self._counts = counts
+        self._wake = wake
+        self._executor = Executor(store)
+        self._settler = Settler(store, done=self._settled)
+        self._attempts: dict[Any, Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    @property
+    def ids(self) -> Collection[Any]:
+        """The jobs that must not be claimed again here: held ones, and those whose abandoned handler still runs."""
+        return self._attempts.keys()
+
+    @property
+    def watches_suspect(self) -> bool:
+        """Whether a job runs that had lost a lease at least twice: another such job must not run beside it."""
+        return any(attempt.record.lost > 2 for attempt in self._attempts.values())
+
+    def take_on(self, records: Iterable[Record], *, since: float) -> None:
+        """Takes on jobs whose claim was sent at `since` (monotonic), and starts those that a worker is free for."""
+        records = list(records)
+        self._leases.hold((Held(record.id, record.token) for record in records), since=since)
+        now = self._store.clock.earliest()
+        for record in records:
+            lane = self._lanes[record.name]
+            attempt = self._attempts[record.id] = Attempt(record, lane.task)
+            self._counts["dequeue"] += 1
+            verdict = judge(record, lane.task.limits, now)
+            if verdict is None:
+                lane.ready.append(attempt)
+            else:
+                self._settle(attempt, verdict)
+        for name in {record.name for record in records}:
+            self._pump(self._lanes[name])
+
+    def heard(self, holding: Holding) -> None:
+        """Acts on what the lease thread learned."""
+        for held in holding.lost:
+            self.lose(held, "another worker has it, or it is gone")
+        for held, reason in holding.cancelled.items():
+            self.cancel(held.id, reason)
+
+    def cancel(self, identity: Any, reason: str) -> None:
+        """Tells the handler of a running job to stop, because somebody cancelled the job."""
+        attempt = self._attempts.get(identity)
+        if attempt is not None and attempt.ended_at is None:
+            attempt.request_stop(Stop.CANCEL, reason)
+
+    def lose(self, held: Held, reason: str) -> None:
+        """Stops work on a job whose lease is lost; nothing of it is written."""
+        attempt = self._attempts.get(held.id)
+        if attempt is None or attempt.record.token != held.token or attempt.stop is Stop.LOST:
+            return
+        if attempt.ended_at is not None or attempt.abandoned:
+            return  # its outcome is on the way: the fence decides
+        self._leases.drop([held.id])
+        self._log_lost(held.id, reason)
+        lane = self._lanes[attempt.record.name]
+        if attempt in lane.ready:
+            lane.ready.remove(attempt)
+            del self._attempts[held.id]
+            return
+        attempt.request_stop(Stop.LOST, reason)
+        self._abandon_later(attempt)
+
+    async def close(self, *, drain: float, hurry: asyncio.Event) -> None:
+        """Gives back what has not started, lets handlers finish for `drain` seconds or until `hurry` is set,
+        then stops and gives back the rest. A handler that will not stop is abandoned.
+        """
+        self._closing = True
+        for lane in self._lanes.values():
+            while lane.ready:
+                self._settle(lane.ready.popleft(), Released("shutdown"))
+        await self._finished(drain, hurry)
+        for attempt in list(self._attempts.values()):
+            if attempt.ended_at is None:
+                attempt.request_stop(Stop.SHUTDOWN, "shutdown")
+        await self._finished(_STOP_SECONDS, None)
+        for attempt in list(self._attempts.values()):
+            if attempt.ended_at is None and not attempt.abandoned:
+                self._abandon(attempt)
+        await self._settler.drain()
+        await self._executor.close()
+
+    async def _finished(self, timeout: float, hurry: asyncio.Event | None) -> None:
+        """Waits until every handler has stopped, at most `timeout` seconds or until `hurry` is set."""
+        running = {task for task in self._tasks if not task.done()}
+        if not running:
+            return
+        all_done = asyncio.gather(*running, return_exceptions=True)
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(asyncio.shield(all_done))]
+        if hurry is not None:
+            waits.append(asyncio.ensure_future(hurry.wait()))
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    def _pump(self, lane: Lane) -> None:
+        while not self._closing and (attempt := lane.start()) is not None:
+            task = asyncio.get_running_loop().create_task(self._work(lane, attempt), name=f"axeq {attempt.record.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, lane: Lane, attempt: Attempt) -> None:
+        attempt.timers.append(asyncio.get_running_loop().call_later(attempt.timeout, self._overran, attempt))
+        outcome = await self._executor.execute(attempt)
+        for timer in attempt.timers:
+            timer.cancel()
+        if attempt.abandoned:
+            del self._attempts[attempt.record.id]
+            _LOGGER.warning("the abandoned handler of job %s has stopped at last", attempt.record.id)
+            return
+        lane.finish()
+        if outcome is None:
+            del self._attempts[attempt.record.id]
+        else:
+            self._settle(attempt, outcome)
+        self._pump(lane)
+        if lane.wanted:
+            self._wake()
+
+    def _overran(self, attempt: Attempt) -> None:
+        attempt.request_stop(Stop.TIMEOUT)
+        self._abandon_later(attempt)
+
+    def _abandon_later(self, attempt: Attempt) -> None:
+        attempt.timers.append(asyncio.get_running_loop().call_later(self._lease, self._abandon, attempt))
+
+    def _abandon(self, attempt: Attempt) -> None:
+        """Gives up on a handler that will not stop: its lease lapses and its worker is replaced."""
+        attempt.abandoned = True
+        self._counts["abandon"] += 1
+        self._leases.drop([attempt.record.id])
+        lane = self._lanes[attempt.record.name]
+        lane.finish()
+        _LOGGER.error(
+            "the handler of job %s (%s) does not stop: abandoned, its lease lapses",
+            attempt.record.id,
+            attempt.record.name,
+        )
+        self._pump(lane)
+        self._wake()
+
+    def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
+        clock = self._store.clock
+        attempt.ended_at = attempt.ended_at or clock.earliest()
+        entry = settlement(
+            attempt.record,
+            outcome,
+            attempt.task.limits,
+            clock,
+            started_at=attempt.started_at,
+            ended_at=attempt.ended_at if attempt.started_at is not None else None,
+        )
+        self._settler.add(entry)
+
+    def _settled(self, batch: Sequence[Settlement], settled: Settled | None) -> None:
+        self._leases.drop(entry.id for entry in batch)
+        for entry in batch:
+            self._attempts.pop(entry.id, None)
+            if settled is not None and entry.id in settled.lost:
+                self._log_lost(entry.id, f"too late to {entry.verb} it: another worker has it, or it is gone")
+            elif settled is not None:
+                self._counts["cancel" if entry.id in settled.cancelled else entry.verb] += 1
+        self._wake()
+
+    def _log_lost(self, identity: Any, reason: str) -> None:
+        self._counts["lost"] += 1
+        _LOGGER.warning("%s", LeaseLost(identity, reason))

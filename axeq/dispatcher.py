@@ -1,0 +1,161 @@
+"""The pool's rounds: see what is due, claim as much as the workers want, hand it to the crew."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from axeq.board import Board
+from axeq.crew import Crew
+from axeq.errors import StoreError
+from axeq.feed import Feed
+from axeq.lane import Lane
+from axeq.leases import Leases
+from axeq.lifecycle import Candidate, claim_many, claim_one
+from axeq.record import Record
+from axeq.store import Store
+
+__all__ = ["Dispatcher"]
+
+_LOGGER = logging.getLogger("axeq.pool")
+_LONGEST_REST = 5.0
+_UNHEALTHY_REST = 1.0
+
+
+class Dispatcher:
+    """Claims jobs for the lanes, a batch at a time, until told to end.
+
+    `worker` is the pool's id, `lease` in seconds. `paused` names the tasks that are to be left alone, None
+    among them all of them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lanes: Mapping[str, Lane],
+        *,
+        board: Board,
+        feed: Feed,
+        crew: Crew,
+        leases: Leases,
+        worker: str,
+        lease: float,
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._board = board
+        self._feed = feed
+        self._crew = crew
+        self._leases = leases
+        self._worker = worker
+        self._lease = lease
+        self._woken = asyncio.Event()
+        self._ending = False
+        self.paused: frozenset[str | None] = frozenset()
+
+    def wake(self) -> None:
+        """Has the next round begin at once."""
+        self._woken.set()
+
+    def end(self) -> None:
+        """Has `run` return after the round under way."""
+        self._ending = True
+        self.wake()
+
+    async def run(self) -> None:
+        """Goes round until `end`."""
+        pause = 0.1
+        while not self._ending:
+            self._woken.clear()
+            try:
+                rest = await self._round()
+                pause = 0.1
+            except StoreError as error:
+                _LOGGER.warning("nothing claimed, trying again: %s", error)
+                rest, pause = pause, min(pause * 2, _LONGEST_REST)
+            if rest and not self._ending:
+                await self._rest(rest)
+
+    async def _round(self) -> float:
+        """Claims once for every lane that wants jobs, and returns the seconds to rest, 0 for none."""
+        if not self._leases.healthy:
+            return _UNHEALTHY_REST
+        hungry = [lane for lane in self._lanes.values() if lane.wanted and not self._is_paused(lane)]
+        if not hungry:
+            self._feed.busy()
+            return _LONGEST_REST
+        looked = await self._look(hungry)
+        claimed = 0
+        for lane in hungry:
+            claimed += await self._claim(lane)
+        if claimed:
+            self._feed.look_soon()
+            return 0
+        if looked:
+            await self._feed.expect()
+        return min(self._feed.pause(), _LONGEST_REST)
+
+    def _is_paused(self, lane: Lane) -> bool:
+        return None in self.paused or lane.task.name in self.paused
+
+    async def _look(self, hungry: Sequence[Lane]) -> bool:
+        """Reads what is due where the board is out of date or runs short, and returns whether it looked for
+        everything.
+        """
+        short = [lane for lane in hungry if self._board.count(lane.task.name) < lane.wanted]
+        if short and self._feed.look_now:
+            await self._feed.refill(list(self._lanes))
+            return True
+        for lane in hungry:
+            name = lane.task.name
+            stale = self._board.count(name) and not self._board.fresh(name)
+            if stale or (lane in short and self._board.more(name)):
+                await self._feed.refill([name])
+        return False
+
+    async def _claim(self, lane: Lane) -> int:
+        claimed = await self._claim_lost(lane)
+        name = lane.task.name
+        candidates = self._board.take(name, lane.wanted, self._store.clock.earliest(), apart=self._crew.ids)
+        if not candidates:
+            return claimed
+        sent = time.monotonic()
+        records = await self._claimed(candidates)
+        self._crew.take_on(records, since=sent)
+        return claimed + len(records)
+
+    async def _claim_lost(self, lane: Lane) -> int:
+        """Claims jobs that have lost a lease: each alone, and only for a worker that is free now."""
+        claimed = 0
+        for _ in range(lane.free):
+            candidate = self._board.take_lost(
+                lane.task.name,
+                self._store.clock.earliest(),
+                most_lost=1 if self._crew.watches_suspect else None,
+                apart=self._crew.ids,
+            )
+            if candidate is None:
+                break
+            sent = time.monotonic()
+            records = await self._claimed([candidate])
+            self._crew.take_on(records, since=sent)
+            claimed += len(records)
+        return claimed
+
+    async def _claimed(self, candidates: Sequence[Candidate]) -> list[Record]:
+        clock, patience = self._store.clock, self._store.place.timeout
+        if len(candidates) == 1:
+            rule = claim_one(candidates[0], clock, worker=self._worker, lease=self._lease, patience=patience)
+        else:
+            ids = [candidate.id for candidate in candidates]
+            rule = claim_many(ids, clock, worker=self._worker, lease=self._lease, patience=patience)
+        return await self._store.arun(rule)
+
+    async def _rest(self, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()

@@ -1,0 +1,173 @@
+"""The enqueue: one job or many, retried safely, in the caller's transaction where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson.objectid import ObjectId
+
+from axeq.clock import Clock, milliseconds
+from axeq.errors import DuplicateKey, EnqueueUnknown, LabelTaken, StoreUnavailable
+from axeq.record import Document
+from axeq.states import State
+from axeq.wire import JOBS, Call, Find, Op, Sleep
+
+__all__ = ["PATIENCE", "Draft", "insert", "insert_joined", "insert_many"]
+
+PATIENCE = 30.0
+"""For how many seconds an unanswered write is sent again. An election takes about 12 s (MongoDB manual, Replica
+Set Elections).
+"""
+
+_KEPT_LONG_ENOUGH = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job to be. `id` is None for a new one; durations are in seconds."""
+
+    name: str
+    version: int
+    queue: str
+    data: Document
+    id: Any = None
+    label: str | None = None
+    priority: int = 0
+    delay: float = 0.0
+    run_at: datetime | None = None
+    deadline: datetime | None = None
+    retention: float | None = None
+
+    def document(self, clock: Clock) -> Document:
+        """Returns the job as it is stored, due by the server's clock."""
+        now = clock.earliest()
+        document: Document = {
+            "_id": ObjectId() if self.id is None else self.id,
+            "name": self.name,
+            "queue": self.queue,
+            "version": self.version,
+            "data": self.data,
+            "state": State.ENQUEUED.value,
+            "priority": self.priority,
+            "created_at": now,
+            "available_at": self._due(now, clock),
+            "attempts": 0,
+            "lost": 0,
+        }
+        optional = {"label": self.label, "deadline": self.deadline, "retention": self.retention}
+        document.update((key, value) for key, value in optional.items() if value is not None)
+        return document
+
+    def _due(self, now: datetime, clock: Clock) -> datetime:
+        if self.run_at is not None:
+            return max(milliseconds(self.run_at), now)
+        if self.delay:
+            return clock.latest() + timedelta(seconds=self.delay)
+        return now  # at once: nothing is promised to wait, so the lower bound lets it start sooner
+
+
+def insert(draft: Draft, clock: Clock) -> Op[Document]:
+    """Stores one job and returns its document, or the one that has its id already.
+
+    An unanswered insert is sent again with the same id for `PATIENCE` seconds.
+    Raises `LabelTaken`; `StoreUnavailable` where nothing can have been stored; `EnqueueUnknown` otherwise.
+    """
+    document = draft.document(clock)
+    unanswered = False
+    deadline = clock.monotonic() + PATIENCE
+    for pause in _pauses():
+        try:
+            yield Call(JOBS, "insert_one", (document,))
+        except DuplicateKey:
+            return (yield from _stored_or_taken(document))
+        except StoreUnavailable as error:
+            unanswered = unanswered or error.sent
+            yield from _wait_or_give_up([document], clock, deadline, pause, error, unanswered)
+        else:
+            return document
+    raise AssertionError("pauses have no end")
+
+
+def insert_many(drafts: Sequence[Draft], clock: Clock) -> Op[list[Document]]:
+    """Stores jobs without labels in one command and returns their documents; retried as `insert` is."""
+    documents = [draft.document(clock) for draft in drafts]
+    unanswered = False
+    deadline = clock.monotonic() + PATIENCE
+    for pause in _pauses():
+        try:
+            yield Call(JOBS, "insert_many", (documents,), {"ordered": False})
+        except DuplicateKey:
+            return documents  # their ids are new, so an unanswered try stored those before
+        except StoreUnavailable as error:
+            unanswered = unanswered or error.sent
+            yield from _wait_or_give_up(documents, clock, deadline, pause, error, unanswered)
+        else:
+            return documents
+    raise AssertionError("pauses have no end")
+
+
+def insert_joined(drafts: Sequence[Draft], clock: Clock) -> Op[list[Document]]:
+    """Stores jobs inside the caller's transaction, which alone decides whether they exist.
+
+    A label is looked up first, for a duplicate key would abort the transaction; one taken in between is raised
+    as such.
+    """
+    documents = [draft.document(clock) for draft in drafts]
+    for document in documents:
+        if "label" in document:
+            yield from _refuse_taken(document)
+    try:
+        if documents:
+            yield Call(JOBS, "insert_many", (documents,))
+    except DuplicateKey as error:
+        refused = documents[error.positions[0]]
+        raise LabelTaken(refused["name"], str(refused.get("label", refused["_id"])), aborted=True) from None
+    return documents
+
+
+def _pauses() -> Any:
+    pause = 0.05
+    while True:
+        yield pause
+        pause = min(pause * 2, 2.0)
+
+
+def _wait_or_give_up(
+    documents: Sequence[Document],
+    clock: Clock,
+    deadline: float,
+    pause: float,
+    error: StoreUnavailable,
+    unanswered: bool,
+) -> Op[None]:
+    # A job that is kept for less than a minute may have come, run and gone: sending it again could run it twice.
+    repeatable = all(document.get("retention", _KEPT_LONG_ENOUGH) >= _KEPT_LONG_ENOUGH for document in documents)
+    if clock.monotonic() + pause < deadline and (repeatable or not unanswered):
+        yield Sleep(pause)
+        return
+    if unanswered:
+        raise EnqueueUnknown([document["_id"] for document in documents], error) from None
+    raise error
+
+
+def _stored_or_taken(document: Document) -> Op[Document]:
+    stored = yield Find(JOBS, {"_id": document["_id"]}, limit=1)
+    if stored:
+        found: Document = stored[0]
+        return found
+    raise LabelTaken(document["name"], document.get("label", ""), existing_id=(yield from _holder(document)))
+
+
+def _refuse_taken(document: Document) -> Op[None]:
+    holder = yield from _holder(document)
+    if holder is not None:
+        raise LabelTaken(document["name"], document["label"], existing_id=holder)
+
+
+def _holder(document: Document) -> Op[Any]:
+    live = {"name": document["name"], "label": document.get("label"), "available_at": {"$exists": True}}
+    found = yield Find(JOBS, live, {"_id": 1}, limit=1)
+    return found[0]["_id"] if found else None

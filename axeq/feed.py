@@ -1,0 +1,207 @@
+"""Brings due jobs to the board: reads, and a change stream while the pool is idle. The stream hints, reading is
+the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from axeq.board import Board
+from axeq.errors import StoreError
+from axeq.lifecycle import Candidate, due_page, next_due
+from axeq.states import State
+from axeq.store import Store
+
+__all__ = ["Feed"]
+
+_LOGGER = logging.getLogger("axeq.feed")
+_PAGE = 2000
+_SLOWEST_POLL = 1.0
+_POLL_WITH_STREAM = 10.0
+_STREAM_AWAIT = 10.0
+_LONGEST_PAUSE = 30.0
+
+
+class Feed:
+    """Fills a board for the tasks in `versions` (name to the newest version understood) of one queue.
+
+    `interval` in seconds is the shortest pause between two looks without a change stream; it grows to a second
+    while there is nothing. `wake` is called when there may be work, `cancelled` with the id and reason of a
+    running job that somebody asked to cancel.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue: str,
+        versions: Mapping[str, int],
+        board: Board,
+        *,
+        interval: float,
+        wake: Callable[[], None],
+        cancelled: Callable[[Any, str], None],
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._versions = dict(versions)
+        self._board = board
+        self._interval = interval
+        self._wake = wake
+        self._cancelled = cancelled
+        self._idle = asyncio.Event()
+        self._streaming = False
+        self._poll = interval
+        self._look_at = 0.0
+        self._next_due: datetime | None = None
+
+    async def refill(self, names: Sequence[str]) -> int:
+        """Reads due jobs of `names` anew and returns how many there were."""
+        versions = {name: self._versions[name] for name in names}
+        horizon = self._store.clock.earliest()
+        candidates = await self._store.arun(due_page(self._queue, versions, horizon, limit=_PAGE))
+        self._board.fill(names, candidates, horizon=horizon, more=len(candidates) == _PAGE)
+        if set(names) == self._versions.keys():
+            self._looked(bool(candidates))
+        return len(candidates)
+
+    @property
+    def look_now(self) -> bool:
+        """Whether it is time to look for jobs that no hint has announced."""
+        return asyncio.get_running_loop().time() >= self._look_at
+
+    def look_soon(self) -> None:
+        """Has the next round that wants jobs read anew: where there were some, there may be more."""
+        self._look_at = 0.0
+
+    def hint(self) -> None:
+        """Has a round begin at once and read anew."""
+        self.look_soon()
+        self._wake()
+
+    async def expect(self) -> None:
+        """Asks when the next job falls due, so that `pause` ends by then."""
+        self._next_due = await self._store.arun(next_due(self._queue, list(self._versions), self._store.clock))
+
+    def pause(self) -> float:
+        """Returns how many seconds an idle pool may wait for a wake-up before it looks by itself."""
+        self._idle.set()
+        now = self._store.clock.earliest()
+        loop_now = asyncio.get_running_loop().time()
+        visible = self._board.next_visible(self._versions)
+        waits = [self._look_at - loop_now]
+        if visible is not None:
+            waits.append((visible - now).total_seconds())
+        if self._next_due is not None:
+            until = (self._next_due - now).total_seconds()
+            waits.append(until)
+            if until <= 0:
+                self._next_due = None
+                self._look_at = 0.0
+        return max(min(waits), 0.001)
+
+    def busy(self) -> None:
+        """Notes that every worker has work: the stream may close."""
+        self._idle.clear()
+
+    async def run(self) -> None:
+        """Keeps a change stream open while the pool is idle, where the server has them; ends when cancelled."""
+        if not (await self._store.acapabilities()).streams:
+            _LOGGER.info("no change streams here: looking for jobs every %g s to %g s", self._interval, _SLOWEST_POLL)
+            return
+        pause = 0.1
+        while True:
+            await self._idle.wait()
+            try:
+                await self._listen()
+                pause = 0.1
+            except StoreError as error:
+                _LOGGER.warning("change stream lost, looking by polling: %s", error)
+                await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - spreads reopening
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            finally:
+                self._streaming = False
+                self.hint()
+
+    async def _listen(self) -> None:
+        async with self._store.watch(self._pipeline(), max_await=_STREAM_AWAIT) as stream:
+            self._streaming = True
+            self.hint()  # jobs may have come before the stream was open
+            while self._idle.is_set() and stream.alive:
+                change = await stream.try_next()
+                if change is not None:
+                    self._heard(change)
+
+    def _heard(self, change: Mapping[str, Any]) -> None:
+        document = change.get("fullDocument")
+        if document is not None and "available_at" in document:
+            self._announced(Candidate.of(document))
+            return
+        updated = (change.get("updateDescription") or {}).get("updatedFields") or {}
+        if "cancel" in updated:
+            self._cancelled(change["documentKey"]["_id"], (updated["cancel"] or {}).get("reason") or "")
+        elif "available_at" in updated:
+            self._due_at(updated["available_at"])
+
+    def _announced(self, candidate: Candidate) -> None:
+        if candidate.version > self._versions.get(candidate.name, 0):
+            return
+        if candidate.available_at <= self._store.clock.latest():
+            self._board.offer(candidate)
+            self._wake()
+        else:
+            self._due_at(candidate.available_at)
+
+    def _due_at(self, moment: datetime) -> None:
+        if moment <= self._store.clock.earliest():
+            self.hint()
+        elif self._next_due is None or moment < self._next_due:
+            self._next_due = moment
+            self._wake()
+
+    def _looked(self, found: bool) -> None:
+        self._poll = self._interval if found else min(self._poll * 1.5, _SLOWEST_POLL)
+        wait = _POLL_WITH_STREAM if self._streaming else self._poll
+        jitter = 0.75 + random.random() / 2  # noqa: S311 - keeps pools apart
+        self._look_at = asyncio.get_running_loop().time() + wait * jitter
+
+    def _pipeline(self) -> list[Mapping[str, Any]]:
+        names = list(self._versions)
+        waiting = [State.ENQUEUED.value, State.FAILED.value]
+        return [
+            {
+                "$match": {
+                    "$or": [
+                        {
+                            "operationType": "insert",
+                            "fullDocument.queue": self._queue,
+                            "fullDocument.name": {"$in": names},
+                        },
+                        {
+                            "operationType": "update",
+                            "updateDescription.updatedFields.state": {"$in": waiting},
+                        },
+                        {
+                            "operationType": "update",
+                            "updateDescription.updatedFields.cancel": {"$exists": True},
+                        },
+                    ]
+                }
+            },
+            {
+                "$project": {
+                    "operationType": 1,
+                    "documentKey": 1,
+                    **{
+                        f"fullDocument.{field}": 1
+                        for field in ("_id", "queue", "name", "available_at", "priority", "version", "lost")
+                    },
+                    "updateDescription.updatedFields.available_at": 1,
+                    "updateDescription.updatedFields.cancel": 1,
+                }
+            },
+        ]

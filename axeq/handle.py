@@ -1,0 +1,113 @@
+"""What `enqueue` returns: the job's record, and what can be done with the job."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+from axeq import manage
+from axeq.duration import Duration, seconds
+from axeq.manage import Cancellation
+from axeq.model import Binding, M, R
+from axeq.record import Document, Record
+from axeq.store import Store
+
+__all__ = ["AsyncJob", "Job"]
+
+
+class _Handle(Record, Generic[M, R]):
+    """A record that knows its store and how its payload and result are read."""
+
+    __slots__ = ("_binding", "_store")
+
+    def __init__(self, document: Document, store: Store, binding: Binding[M, R] | None) -> None:
+        super().__init__(document)
+        self._store = store
+        self._binding = binding
+
+    @property
+    def payload(self) -> M:
+        """The payload as its model; as stored where the job was found without one.
+
+        Raises `pydantic.ValidationError` where it no longer validates.
+        """
+        if self._binding is None:
+            plain: Any = self.data
+            return plain  # type: ignore[no-any-return]
+        return self._binding.decode(self.data, self.version)
+
+    def _result(self, record: Record) -> R:
+        self.document = record.document
+        if self._binding is None:
+            plain: Any = record.result
+            return plain  # type: ignore[no-any-return]
+        return self._binding.decode_result(record.result)
+
+
+class Job(_Handle[M, R]):
+    """A job in sync code: its record as last read, and what can be done with it."""
+
+    __slots__ = ()
+
+    def refresh(self) -> Job[M, R]:
+        """Reads the job anew and returns it. Raises `JobNotFound`."""
+        self.document = self._store.run(manage.get(self.id)).document
+        return self
+
+    def wait(self, timeout: Duration | None = None) -> R:
+        """Waits until the job has completed and returns its result.
+
+        `timeout` is a `timedelta` or seconds; None, the default, waits for ever. Raises `WaitTimeout`,
+        `JobCancelled`, `JobGone`, `ResultInvalid`.
+        """
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        return self._result(self._store.run(manage.wait(self.id, self._store.clock, timeout=limit)))
+
+    def cancel(self, reason: str = "") -> Cancellation:
+        """Cancels the job and tells what that achieved. Raises `JobNotFound`."""
+        return self._store.run(manage.cancel(self.id, self._store.clock, reason=reason))
+
+    def retry(self) -> Job[M, R]:
+        """Enqueues the failed or ended job once more, due now, and returns it. Raises `JobNotFound`,
+        `LabelTaken`.
+        """
+        self.document = self._store.run(manage.retry(self.id, self._store.clock)).document
+        return self
+
+    def remove(self) -> bool:
+        """Deletes the job, in flight or not, and returns whether it was there."""
+        return self._store.run(manage.remove(self.id))
+
+
+class AsyncJob(_Handle[M, R]):
+    """A job in async code: its record as last read, and what can be done with it."""
+
+    __slots__ = ()
+
+    async def refresh(self) -> AsyncJob[M, R]:
+        """Reads the job anew and returns it. Raises `JobNotFound`."""
+        self.document = (await self._store.arun(manage.get(self.id))).document
+        return self
+
+    async def wait(self, timeout: Duration | None = None) -> R:
+        """Waits until the job has completed and returns its result.
+
+        `timeout` is a `timedelta` or seconds; None, the default, waits for ever. Raises `WaitTimeout`,
+        `JobCancelled`, `JobGone`, `ResultInvalid`.
+        """
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        return self._result(await self._store.arun(manage.wait(self.id, self._store.clock, timeout=limit)))
+
+    async def cancel(self, reason: str = "") -> Cancellation:
+        """Cancels the job and tells what that achieved. Raises `JobNotFound`."""
+        return await self._store.arun(manage.cancel(self.id, self._store.clock, reason=reason))
+
+    async def retry(self) -> AsyncJob[M, R]:
+        """Enqueues the failed or ended job once more, due now, and returns it. Raises `JobNotFound`,
+        `LabelTaken`.
+        """
+        self.document = (await self._store.arun(manage.retry(self.id, self._store.clock))).document
+        return self
+
+    async def remove(self) -> bool:
+        """Deletes the job, in flight or not, and returns whether it was there."""
+        return await self._store.arun(manage.remove(self.id))

@@ -1,0 +1,65 @@
+"""One task in a pool: what is ready, what runs, and how many more to claim."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+from axeq.executor import Attempt
+from axeq.task import Task
+
+__all__ = ["Lane"]
+
+_AHEAD_SECONDS = 0.2
+_MOST_AHEAD = 1000
+_RATE_WINDOW = 0.1
+
+
+class Lane:
+    """The claimed jobs of one task: `ready` ones wait for one of its workers, `running` counts those that have
+    one.
+    """
+
+    def __init__(self, task: Task[Any, Any]) -> None:
+        self.task = task
+        self.ready: deque[Attempt] = deque()
+        self.running = 0
+        self._rate = 0.0
+        self._finished = 0
+        self._window = time.monotonic()
+
+    @property
+    def free(self) -> int:
+        """How many workers have nothing to do and nothing waiting for them."""
+        return max(self.task.workers - self.running - len(self.ready), 0)
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs to claim now: free workers, and as many ahead as are finished in 200 ms, so that slow
+        jobs are never hoarded.
+
+        0 until half of those ahead are used up, so that claims stay large.
+        """
+        ahead = min(int(self._rate * _AHEAD_SECONDS), _MOST_AHEAD)
+        held = self.running + len(self.ready)
+        missing = self.task.workers + ahead - held
+        return missing if self.free or len(self.ready) <= ahead // 2 else 0
+
+    def start(self) -> Attempt | None:
+        """Takes the next ready attempt for a free worker; None where there is neither."""
+        if not self.ready or self.running >= self.task.workers:
+            return None
+        self.running += 1
+        return self.ready.popleft()
+
+    def finish(self) -> None:
+        """Gives a worker back."""
+        self.running -= 1
+        self._finished += 1
+        now = time.monotonic()
+        elapsed = now - self._window
+        if elapsed >= _RATE_WINDOW:
+            self._rate = (self._rate + self._finished / elapsed) / 2
+            self._finished = 0
+            self._window = now

@@ -1,0 +1,116 @@
+"""The lease thread: extends what the pool holds, from outside the pool's loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from axeq.errors import StoreError
+from axeq.lifecycle import Held, Holding, extend, flags
+from axeq.store import Store
+
+__all__ = ["Leases"]
+
+_LOGGER = logging.getLogger("axeq.leases")
+_FLAGS_EVERY = 1.0
+
+
+class Leases:
+    """The leases that a pool holds, kept alive by a thread with a client of its own.
+
+    A handler that blocks the pool's loop so keeps its job, and a killed process loses its jobs within one
+    `lease` (seconds). `report` is called in the thread with what each beat learned.
+    """
+
+    def __init__(self, store: Store, *, lease: float, report: Callable[[Holding], None]) -> None:
+        self._store = store
+        self._lease = lease
+        self._report = report
+        self._lock = threading.Lock()
+        self._held: dict[Any, Held] = {}
+        self._confirmed: dict[Any, float] = {}
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="axeq-leases", daemon=True)
+        self.healthy = True
+        """Whether the server has acknowledged the last extension; a pool claims nothing while it has not."""
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, once its command under way has; blocks at most for that command's deadline."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def hold(self, jobs: Iterable[Held], *, since: float) -> None:
+        """Takes on jobs whose claim was sent at `since` (monotonic)."""
+        with self._lock:
+            for job in jobs:
+                self._held[job.id] = job
+                self._confirmed[job.id] = since
+
+    def drop(self, ids: Iterable[Any]) -> None:
+        """Lets go of jobs: their leases are no longer extended."""
+        with self._lock:
+            for identity in ids:
+                self._held.pop(identity, None)
+                self._confirmed.pop(identity, None)
+
+    def lapsed(self) -> list[Held]:
+        """Returns the claims whose extension has gone without acknowledgement for a whole lease."""
+        horizon = time.monotonic() - self._lease
+        with self._lock:
+            return [self._held[identity] for identity, moment in self._confirmed.items() if moment <= horizon]
+
+    def _run(self) -> None:
+        beat = self._lease / 3
+        tick = min(_FLAGS_EVERY, beat)
+        wire = self._store.spare_wire(timeout=max(beat, 0.5))
+        next_beat = time.monotonic() + beat
+        try:
+            while not self._ending.wait(min(tick, max(next_beat - time.monotonic(), 0))):
+                late = time.monotonic() - next_beat
+                if late > beat:
+                    _LOGGER.warning(
+                        "lease beat %.1f s late: code that holds the GIL for long belongs in executor='process'",
+                        late,
+                    )
+                if late >= 0 or not self.healthy:
+                    self._beat(wire, extending=True)
+                    next_beat = time.monotonic() + beat
+                else:
+                    self._beat(wire, extending=False)
+        finally:
+            wire.close()
+
+    def _beat(self, wire: Any, *, extending: bool) -> None:
+        with self._lock:
+            held = list(self._held.values())
+        if not held:
+            self.healthy = True
+            return
+        sent = time.monotonic()
+        try:
+            rule = extend(held, self._store.clock, lease=self._lease) if extending else flags(held)
+            holding: Holding = wire.run(rule)
+        except StoreError as error:
+            if extending:
+                self.healthy = False
+            _LOGGER.warning("leases of %d jobs not confirmed: %s", len(held), error)
+            return
+        if extending:
+            self.healthy = True
+            self._confirm([job for job in held if job not in holding.lost], sent)
+        if holding.lost or holding.cancelled:
+            self._report(holding)
+
+    def _confirm(self, held: Iterable[Held], sent: float) -> None:
+        with self._lock:
+            for job in held:
+                if self._held.get(job.id) == job:
+                    self._confirmed[job.id] = sent

@@ -1,0 +1,151 @@
+"""Processes for plain functions that hold the GIL, crash, or must be stopped for certain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from axeq.errors import AxeqError, Cancel, ResultInvalid, Retry, Snooze
+from axeq.outcome import Reported, describe
+from axeq.threads import Threads
+
+__all__ = ["ProcessDied", "Processes"]
+
+_SPAWN = multiprocessing.get_context("spawn")
+_OUTCOMES = (Retry, Cancel, Snooze)
+
+
+class ProcessDied(AxeqError):
+    """The process of a handler ended before the handler did."""
+
+    def __init__(self, exit_code: int | None) -> None:
+        super().__init__(f"the handler's process ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class Processes:
+    """Child processes, one call at a time in each; idle ones serve again."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._idle: list[_Child] = []
+        self._busy: dict[object, _Child] = {}
+
+    async def call(self, key: object, function: Callable[[Any], Any], argument: Any) -> Any:
+        """Calls `function(argument)` in a process and returns what it returns; both are pickled.
+
+        `key` names the call for `kill`. Raises what the function raised, as `Reported` where it is no outcome,
+        and `ProcessDied`.
+        """
+        child = self._idle.pop() if self._idle else _Child()
+        self._busy[key] = child
+        try:
+            ok, value = await self._threads.call(lambda: child.call(function, argument))
+        finally:
+            del self._busy[key]
+            if child.reusable:
+                self._idle.append(child)
+        if not ok:
+            raise value
+        return value
+
+    def kill(self, key: object) -> None:
+        """Ends the process of a call under way; the call then raises `ProcessDied`."""
+        child = self._busy.get(key)
+        if child is not None:
+            child.kill()
+
+    async def close(self) -> None:
+        """Ends all processes."""
+        children = [*self._idle, *self._busy.values()]
+        self._idle.clear()
+        for child in children:
+            child.kill()
+        for child in children:
+            await self._threads.call(child.join)
+
+
+class _Child:
+    def __init__(self) -> None:
+        self.reusable = True
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._lock = threading.Lock()
+
+    def call(self, function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
+        try:
+            self._start()
+            assert self._pipe is not None
+            self._pipe.send_bytes(pickle.dumps((function, argument)))
+            answer: tuple[bool, Any] = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - from our own child
+        except (EOFError, OSError):
+            self.reusable = False
+            self.join()
+            raise ProcessDied(self._process.exitcode if self._process else None) from None
+        return answer
+
+    def kill(self) -> None:
+        self.reusable = False
+        with self._lock:
+            if self._process is not None and self._process.is_alive():
+                self._process.kill()
+
+    def join(self) -> None:
+        if self._process is not None:
+            self._process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._process is not None:
+                return
+            if not self.reusable:
+                raise EOFError
+            self._pipe, other = _SPAWN.Pipe()
+            self._process = _SPAWN.Process(target=_serve, args=(other,), name="axeq-handler", daemon=True)
+            self._process.start()
+            other.close()
+
+
+def _serve(pipe: Connection) -> None:
+    """Runs calls until the parent hangs up. The parent's Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send_bytes(_pickled(_answer(pipe.recv_bytes())))
+
+
+def _pickled(answer: tuple[bool, Any]) -> bytes:
+    try:
+        return pickle.dumps(answer)
+    except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
+        return pickle.dumps((False, ResultInvalid(f"the result cannot leave the handler's process: {error}")))
+
+
+def _answer(call: bytes) -> tuple[bool, Any]:
+    try:
+        function, argument = pickle.loads(call)  # noqa: S301 - from the parent process, through a private pipe
+        return True, function(argument)
+    except _OUTCOMES as outcome:
+        return False, outcome
+    except asyncio.CancelledError as error:
+        return False, error
+    except BaseException as error:  # noqa: BLE001 - even SystemExit is the job's failure, not this process's end
+        return False, Reported(describe(error))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,370 @@
+"""The producer's face, sync and async: the same verbs over the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypedDict, Unpack, overload
+
+from axeq import enqueue as rules
+from axeq import indexes, manage
+from axeq.duration import Duration, aware, seconds
+from axeq.enqueue import Draft
+from axeq.errors import ConfigurationError
+from axeq.handle import AsyncJob, Job
+from axeq.manage import Cancellation
+from axeq.model import Binding, M, Payload, R, bind, name_of
+from axeq.states import State
+from axeq.store import Store
+
+__all__ = ["AsyncQueue", "BatchOptions", "EnqueueOptions", "Queue"]
+
+_LARGEST_PAYLOAD = 8 * 1024 * 1024
+_PRIORITIES = range(-(2**15), 2**15)
+
+
+class BatchOptions(TypedDict, total=False):
+    """What `enqueue_many` takes for all of its jobs; the meanings are those of `Queue.enqueue`."""
+
+    delay: Duration
+    run_at: datetime | None
+    deadline: datetime | None
+    priority: int
+    retention: Duration | None
+    session: Any
+
+
+class EnqueueOptions(BatchOptions, total=False):
+    """What `enqueue` takes; the meanings are those of `Queue.enqueue`."""
+
+    label: str | None
+    id: Any
+
+
+class _Face:
+    """What both faces know: the store, the queue's name, and how a payload becomes a draft."""
+
+    def __init__(self, store: Store, name: str = "default", *, max_payload: int = 256 * 1024) -> None:
+        if not isinstance(store, Store):
+            raise ConfigurationError(f"a queue takes an axeq.Store, not {type(store).__name__}: Queue(Store(...))")
+        if not 0 < max_payload <= _LARGEST_PAYLOAD:
+            raise ConfigurationError(f"max_payload must be 1 to {_LARGEST_PAYLOAD:,} bytes, not {max_payload!r}")
+        self.store = store
+        self.name = name_of(name)
+        self.max_payload = max_payload
+        self._labels_ready = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} on {self.store!r}>"
+
+    def _draft(self, binding: Binding[Any, Any], payload: Any, options: Mapping[str, Any]) -> Draft:
+        return Draft(
+            name=binding.name,
+            version=binding.version,
+            queue=self.name,
+            data=binding.encode(payload, self.max_payload),
+            **_checked(**options),
+        )
+
+    def _drafts(
+        self, payloads: Iterable[Any], name: str | None, options: Mapping[str, Any]
+    ) -> tuple[list[Draft], list[Binding[Any, Any]]]:
+        misplaced = options.keys() - BatchOptions.__annotations__.keys()
+        if misplaced:
+            raise ConfigurationError(f"enqueue_many takes no {', '.join(sorted(misplaced))}: it is for single jobs")
+        payloads = list(payloads)
+        bindings = [bind(type(payload), name=name) for payload in payloads]
+        return [
+            self._draft(binding, payload, options) for binding, payload in zip(bindings, payloads, strict=True)
+        ], bindings
+
+
+class Queue(_Face):
+    """Where sync code puts jobs and looks after them.
+
+    `name` is the queue's, default "default". `max_payload` is in bytes of BSON, default 256 KiB, at most 8 MiB.
+    """
+
+    @overload
+    def enqueue(
+        self,
+        payload: Payload[M, R],
+        **options: Unpack[EnqueueOptions],
+    ) -> Job[M, R]: ...
+    @overload
+    def enqueue(
+        self,
+        payload: M,
+        *,
+        name: str,
+        **options: Unpack[EnqueueOptions],
+    ) -> Job[M, Any]: ...
+    def enqueue(self, payload: Any, *, name: str | None = None, **options: Unpack[EnqueueOptions]) -> Job[Any, Any]:
+        """Stores a job and returns its handle; once this has returned, the job is never lost.
+
+        `payload` is a `Model`, or any pydantic model with a `name`. `delay` (`timedelta` or seconds) or
+        `run_at` (aware datetime) says when it is due, default at once; `deadline` until when it may start.
+        `label` is unique among the live jobs of the task. `priority` is -32768 to 32767, lower sooner, default
+        0. `retention` is how long the job is kept after it has ended, default the task's. `id` (default a new
+        ObjectId) makes the enqueue idempotent: an existing job of that id is returned as it is. `session` joins
+        the caller's transaction. Raises `PayloadInvalid`, `PayloadTooLarge`, `LabelTaken`, `EnqueueUnknown`,
+        `StoreError`, and `ConfigurationError` for an option that cannot work; nothing is sent then.
+        """
+        session = options.pop("session", None)
+        binding = bind(type(payload), name=name)
+        draft = self._draft(binding, payload, options)
+        if draft.label is not None:
+            self._ready_labels()
+        clock = self.store.clock
+        if session is None:
+            document = self.store.run(rules.insert(draft, clock))
+        else:
+            (document,) = self.store.run(rules.insert_joined([draft], clock), session=session)
+        return Job(document, self.store, binding)
+
+    @overload
+    def enqueue_many(
+        self,
+        payloads: Iterable[Payload[M, R]],
+        **options: Unpack[BatchOptions],
+    ) -> list[Job[M, R]]: ...
+    @overload
+    def enqueue_many(
+        self,
+        payloads: Iterable[M],
+        *,
+        name: str,
+        **options: Unpack[BatchOptions],
+    ) -> list[Job[M, Any]]: ...
+    def enqueue_many(
+        self, payloads: Iterable[Any], *, name: str | None = None, **options: Unpack[BatchOptions]
+    ) -> list[Job[Any, Any]]:
+        """Stores many jobs in one command and returns their handles, in order; otherwise as `enqueue`.
+
+        All payloads are checked before anything is sent. Once this has returned, none of the jobs is lost.
+        """
+        session = options.pop("session", None)
+        drafts, bindings = self._drafts(payloads, name, options)
+        if not drafts:
+            return []
+        rule = rules.insert_many if session is None else rules.insert_joined
+        documents = self.store.run(rule(drafts, self.store.clock), session=session)
+        return [Job(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
+
+    def get(self, id: Any, *, model: type[M] | None = None) -> Job[M, Any]:
+        """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
+        return Job(self.store.run(manage.get(id)).document, self.store, bind(model) if model else None)
+
+    def find(
+        self,
+        *,
+        state: State | None = None,
+        name: str | None = None,
+        label: str | None = None,
+        limit: int = 100,
+        skip: int = 0,
+    ) -> list[Job[Any, Any]]:
+        """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`."""
+        found = self.store.run(manage.find(self.name, state=state, name=name, label=label, limit=limit, skip=skip))
+        return [Job(record.document, self.store, None) for record in found]
+
+    def wait(self, id: Any, *, timeout: Duration | None = None) -> Job[Any, Any]:
+        """Waits until a job has completed and returns it; errors and `timeout` as for `Job.wait`."""
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        record = self.store.run(manage.wait(id, self.store.clock, timeout=limit))
+        return Job(record.document, self.store, None)
+
+    def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
+        """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
+        return self.store.run(manage.cancel(id, self.store.clock, reason=reason))
+
+    def retry(self, id: Any) -> Job[Any, Any]:
+        """Enqueues a failed or ended job once more, due now. Raises `JobNotFound`, `LabelTaken`."""
+        record = self.store.run(manage.retry(id, self.store.clock))
+        return Job(record.document, self.store, None)
+
+    def remove(self, id: Any) -> bool:
+        """Deletes a job, in flight or not, and returns whether it was there."""
+        return self.store.run(manage.remove(id))
+
+    def stats(self, *, cap: int = 10_000) -> dict[State, int]:
+        """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
+        10,000).
+        """
+        return self.store.run(manage.stats(self.name, cap=cap))
+
+    def pause(self, name: str | None = None) -> None:
+        """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""
+        self.store.run(manage.pause(self.name, name))
+
+    def resume(self, name: str | None = None) -> None:
+        """Takes a pause of this queue, or of its task `name`, back."""
+        self.store.run(manage.resume(self.name, name))
+
+    def ensure_indexes(self) -> list[str]:
+        """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
+        return self.store.run(indexes.ensure())
+
+    def _ready_labels(self) -> None:
+        if not self._labels_ready:
+            self.store.run(indexes.secure("label", self.store.place.collection))
+            self._labels_ready = True
+
+
+class AsyncQueue(_Face):
+    """Where async code puts jobs and looks after them; otherwise as `Queue`."""
+
+    @overload
+    async def enqueue(
+        self,
+        payload: Payload[M, R],
+        **options: Unpack[EnqueueOptions],
+    ) -> AsyncJob[M, R]: ...
+    @overload
+    async def enqueue(
+        self,
+        payload: M,
+        *,
+        name: str,
+        **options: Unpack[EnqueueOptions],
+    ) -> AsyncJob[M, Any]: ...
+    async def enqueue(
+        self, payload: Any, *, name: str | None = None, **options: Unpack[EnqueueOptions]
+    ) -> AsyncJob[Any, Any]:
+        """Stores a job and returns its handle; options and errors as for `Queue.enqueue`.
+
+        `session` is a pymongo `AsyncClientSession`, or Motor's.
+        """
+        session = options.pop("session", None)
+        binding = bind(type(payload), name=name)
+        draft = self._draft(binding, payload, options)
+        if draft.label is not None:
+            await self._ready_labels()
+        clock = self.store.clock
+        if session is None:
+            document = await self.store.arun(rules.insert(draft, clock))
+        else:
+            (document,) = await self.store.arun(rules.insert_joined([draft], clock), session=session)
+        return AsyncJob(document, self.store, binding)
+
+    @overload
+    async def enqueue_many(
+        self,
+        payloads: Iterable[Payload[M, R]],
+        **options: Unpack[BatchOptions],
+    ) -> list[AsyncJob[M, R]]: ...
+    @overload
+    async def enqueue_many(
+        self,
+        payloads: Iterable[M],
+        *,
+        name: str,
+        **options: Unpack[BatchOptions],
+    ) -> list[AsyncJob[M, Any]]: ...
+    async def enqueue_many(
+        self, payloads: Iterable[Any], *, name: str | None = None, **options: Unpack[BatchOptions]
+    ) -> list[AsyncJob[Any, Any]]:
+        """Stores many jobs in one command and returns their handles, in order; otherwise as
+        `Queue.enqueue_many`.
+        """
+        session = options.pop("session", None)
+        drafts, bindings = self._drafts(payloads, name, options)
+        if not drafts:
+            return []
+        rule = rules.insert_many if session is None else rules.insert_joined
+        documents = await self.store.arun(rule(drafts, self.store.clock), session=session)
+        return [AsyncJob(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
+
+    async def get(self, id: Any, *, model: type[M] | None = None) -> AsyncJob[M, Any]:
+        """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
+        return AsyncJob((await self.store.arun(manage.get(id))).document, self.store, bind(model) if model else None)
+
+    async def find(
+        self,
+        *,
+        state: State | None = None,
+        name: str | None = None,
+        label: str | None = None,
+        limit: int = 100,
+        skip: int = 0,
+    ) -> list[AsyncJob[Any, Any]]:
+        """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`."""
+        found = await self.store.arun(
+            manage.find(self.name, state=state, name=name, label=label, limit=limit, skip=skip)
+        )
+        return [AsyncJob(record.document, self.store, None) for record in found]
+
+    async def wait(self, id: Any, *, timeout: Duration | None = None) -> AsyncJob[Any, Any]:
+        """Waits until a job has completed and returns it; errors and `timeout` as for `AsyncJob.wait`."""
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        record = await self.store.arun(manage.wait(id, self.store.clock, timeout=limit))
+        return AsyncJob(record.document, self.store, None)
+
+    async def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
+        """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
+        return await self.store.arun(manage.cancel(id, self.store.clock, reason=reason))
+
+    async def retry(self, id: Any) -> AsyncJob[Any, Any]:
+        """Enqueues a failed or ended job once more, due now. Raises `JobNotFound`, `LabelTaken`."""
+        record = await self.store.arun(manage.retry(id, self.store.clock))
+        return AsyncJob(record.document, self.store, None)
+
+    async def remove(self, id: Any) -> bool:
+        """Deletes a job, in flight or not, and returns whether it was there."""
+        return await self.store.arun(manage.remove(id))
+
+    async def stats(self, *, cap: int = 10_000) -> dict[State, int]:
+        """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
+        10,000).
+        """
+        return await self.store.arun(manage.stats(self.name, cap=cap))
+
+    async def pause(self, name: str | None = None) -> None:
+        """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""
+        await self.store.arun(manage.pause(self.name, name))
+
+    async def resume(self, name: str | None = None) -> None:
+        """Takes a pause of this queue, or of its task `name`, back."""
+        await self.store.arun(manage.resume(self.name, name))
+
+    async def ensure_indexes(self) -> list[str]:
+        """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
+        return await self.store.arun(indexes.ensure())
+
+    async def _ready_labels(self) -> None:
+        if not self._labels_ready:
+            await self.store.arun(indexes.secure("label", self.store.place.collection))
+            self._labels_ready = True
+
+
+def _checked(
+    *,
+    delay: Duration = 0,
+    run_at: datetime | None = None,
+    deadline: datetime | None = None,
+    label: str | None = None,
+    priority: int = 0,
+    retention: Duration | None = None,
+    id: Any = None,
+) -> dict[str, Any]:
+    """Returns the options of an enqueue as a draft takes them; raises `ConfigurationError` naming the one that
+    is wrong.
+    """
+    wait = seconds(delay, "delay")
+    if run_at is not None and wait:
+        raise ConfigurationError("give delay or run_at, not both")
+    if label is not None and not (isinstance(label, str) and 0 < len(label) <= 512):
+        raise ConfigurationError(f"label must be text of 1 to 512 characters, not {label!r:.100}")
+    if isinstance(priority, bool) or not isinstance(priority, int) or priority not in _PRIORITIES:
+        raise ConfigurationError(f"priority must be a whole number from -32768 to 32767, not {priority!r:.100}")
+    if isinstance(id, dict | list | tuple | set):
+        raise ConfigurationError(f"id must be a plain value such as text or an ObjectId, not a {type(id).__name__}")
+    return {
+        "id": id,
+        "delay": wait,
+        "run_at": None if run_at is None else aware(run_at, "run_at"),
+        "deadline": None if deadline is None else aware(deadline, "deadline"),
+        "label": label,
+        "priority": priority,
+        "retention": None if retention is None else seconds(retention, "retention"),
+    }

@@ -1,0 +1,212 @@
+"""The stored job: the names of its fields, and a typed view of its document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from axeq.errors import redact
+from axeq.states import FINAL, State
+
+__all__ = ["EVENTS_KEPT", "Document", "Record", "event", "failure"]
+
+Document = dict[str, Any]
+"""A job as MongoDB stores it."""
+
+EVENTS_KEPT = 50
+"""How many events a job keeps; older ones make way, so that a job that fails for ever stays small."""
+
+_MESSAGE_LENGTH = 2048
+_TRACEBACK_LENGTH = 16_384
+
+
+class Record:
+    """A typed, read-only view of a job's document. Times are aware, UTC, to the millisecond, by the server's
+    clock.
+    """
+
+    __slots__ = ("document",)
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+
+    @property
+    def id(self) -> Any:
+        """The job's id: an ObjectId, unless the enqueue gave another."""
+        return self.document["_id"]
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return str(self.document["name"])
+
+    @property
+    def queue(self) -> str:
+        """The queue's name."""
+        return str(self.document["queue"])
+
+    @property
+    def version(self) -> int:
+        """The version of the payload's shape."""
+        return int(self.document.get("version", 1))
+
+    @property
+    def label(self) -> str | None:
+        """The label, unique among the live jobs of the task; None without one."""
+        return self.document.get("label")
+
+    @property
+    def data(self) -> Any:
+        """The payload as it is stored."""
+        return self.document.get("data")
+
+    @property
+    def state(self) -> State:
+        """Where the job stands."""
+        return State(self.document["state"])
+
+    @property
+    def final(self) -> bool:
+        """Whether the job has ended."""
+        return self.state in FINAL
+
+    @property
+    def priority(self) -> int:
+        """The priority: lower runs sooner, default 0."""
+        return int(self.document.get("priority", 0))
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was enqueued."""
+        return _moment(self.document["created_at"])
+
+    @property
+    def available_at(self) -> datetime | None:
+        """While live: when it is due, or for a dequeued job when its lease ends. None once it has ended."""
+        return self.document.get("available_at")
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the handler of its last settled attempt started."""
+        return self.document.get("started_at")
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the handler of its last settled attempt stopped."""
+        return self.document.get("ended_at")
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it completed or was cancelled."""
+        return self.document.get("finished_at")
+
+    @property
+    def expire_at(self) -> datetime | None:
+        """When the server may remove it; None while it is live."""
+        return self.document.get("expire_at")
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts it has had; releases, snoozes and lost leases are not counted."""
+        return int(self.document.get("attempts", 0))
+
+    @property
+    def lost(self) -> int:
+        """How many claims in a row have not been settled; 1 while the first attempt runs."""
+        return int(self.document.get("lost", 0))
+
+    @property
+    def max_attempts(self) -> int | None:
+        """The job's own limit of attempts; None leaves it to the task."""
+        return self.document.get("max_attempts")
+
+    @property
+    def timeout(self) -> float | None:
+        """The job's own limit of one attempt in seconds; None leaves it to the task."""
+        return self.document.get("timeout")
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The moment after which it is not run any more; None for never."""
+        return self.document.get("deadline")
+
+    @property
+    def retention(self) -> float | None:
+        """Its own retention after it ends in seconds; None leaves it to the task."""
+        return self.document.get("retention")
+
+    @property
+    def token(self) -> Any:
+        """The token of its last claim, which fences every write of its worker; None before the first."""
+        return (self.document.get("claim") or {}).get("token")
+
+    @property
+    def worker(self) -> str | None:
+        """The id of the pool that claimed it last."""
+        return (self.document.get("claim") or {}).get("worker")
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked for it to be cancelled while it ran."""
+        return "cancel" in self.document
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """The reason given with that request."""
+        return (self.document.get("cancel") or {}).get("reason")
+
+    @property
+    def result(self) -> Any:
+        """The handler's return value as it is stored; None without one."""
+        return self.document.get("result")
+
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        """The last failure as `type`, `message` and `traceback`; None without one."""
+        return self.document.get("error")
+
+    @property
+    def cause(self) -> str | None:
+        """Why it was cancelled; None unless it was."""
+        return self.document.get("cause")
+
+    @property
+    def events(self) -> list[Mapping[str, Any]]:
+        """Its last failures, snoozes, releases, cancellations and retries by hand, oldest first."""
+        return list(self.document.get("events", ()))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self.name!r} {self.state} attempts={self.attempts}>"
+
+
+def event(verb: str, at: datetime, *, attempt: int, worker: str | None = None, reason: str | None = None) -> Document:
+    """Returns an entry of a job's event log."""
+    entry: Document = {"verb": verb, "at": at, "attempt": attempt}
+    if worker is not None:
+        entry["worker"] = worker
+    if reason:
+        entry["reason"] = clip(reason, _MESSAGE_LENGTH)
+    return entry
+
+
+def failure(kind: str, message: str, traceback: str = "") -> Document:
+    """Returns a job's `error`: at most 2 KiB of message and 16 KiB of traceback, without credentials."""
+    return {
+        "type": kind,
+        "message": clip(redact(message), _MESSAGE_LENGTH),
+        "traceback": clip(redact(traceback), _TRACEBACK_LENGTH, keep_end=True),
+    }
+
+
+def clip(text: str, length: int, *, keep_end: bool = False) -> str:
+    """Returns `text` cut to `length` characters, and without what UTF-8 cannot hold."""
+    clean = text.encode("utf-8", "replace").decode()
+    if len(clean) <= length:
+        return clean
+    return "..." + clean[3 - length :] if keep_end else clean[: length - 3] + "..."
+
+
+def _moment(value: Any) -> datetime:
+    assert isinstance(value, datetime)
+    return value

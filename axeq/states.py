@@ -1,0 +1,75 @@
+"""The state machine as data. Every set of states and every filter on a state is derived from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["FINAL", "LIVE", "TRANSITIONS", "Cause", "State", "Transition", "sources"]
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    ENQUEUED = "enqueued"
+    """Waits for its time and a worker."""
+    DEQUEUED = "dequeued"
+    """Belongs to a worker until its lease ends."""
+    COMPLETED = "completed"
+    """Its handler returned."""
+    FAILED = "failed"
+    """Its last attempt failed; it will be tried again."""
+    CANCELLED = "cancelled"
+    """Ended without completing; its cause says why."""
+
+
+class Cause(StrEnum):
+    """Why a job ended cancelled."""
+
+    EXHAUSTED = "exhausted"
+    """Too many attempts, or too many leases lost in a row."""
+    INVALID = "invalid"
+    """Its stored payload no longer validates."""
+    EXPIRED = "expired"
+    """Its deadline passed before it could run."""
+    REQUESTED = "requested"
+    """Somebody cancelled it."""
+    HANDLER = "handler"
+    """Its handler raised `Cancel`."""
+    RESULT = "result"
+    """Its handler returned something that cannot be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One verb: the states it leads from, and the one it leads to."""
+
+    sources: frozenset[State]
+    target: State
+
+
+def _transition(*sources: State, to: State) -> Transition:
+    return Transition(frozenset(sources), to)
+
+
+TRANSITIONS: dict[str, Transition] = {
+    "dequeue": _transition(State.ENQUEUED, State.FAILED, State.DEQUEUED, to=State.DEQUEUED),
+    "complete": _transition(State.DEQUEUED, to=State.COMPLETED),
+    "fail": _transition(State.DEQUEUED, to=State.FAILED),
+    "snooze": _transition(State.DEQUEUED, to=State.ENQUEUED),
+    "release": _transition(State.DEQUEUED, to=State.ENQUEUED),
+    "cancel": _transition(State.ENQUEUED, State.FAILED, State.DEQUEUED, to=State.CANCELLED),
+    "retry": _transition(State.COMPLETED, State.CANCELLED, State.FAILED, to=State.ENQUEUED),
+}
+"""A job dequeued again is one whose lease lapsed. `retry` is the one by hand."""
+
+LIVE: frozenset[State] = frozenset({State.ENQUEUED, State.DEQUEUED, State.FAILED})
+"""States in which a job still has something to come: exactly those with an `available_at`."""
+
+FINAL: frozenset[State] = frozenset(State) - LIVE
+"""States that only a retry by hand leaves."""
+
+
+def sources(verb: str) -> list[str]:
+    """Returns the states that `verb` leads from, as a filter's `$in` takes them."""
+    return sorted(TRANSITIONS[verb].sources)

@@ -1,0 +1,283 @@
+"""Where jobs live: a database, the clients that reach it, the server's clock and what it can do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.asynchronous.mongo_client import AsyncMongoClient
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError as DriverConfigurationError
+from pymongo.errors import InvalidURI
+from pymongo.synchronous.mongo_client import MongoClient
+
+from axeq.capabilities import Capabilities, from_hello
+from axeq.clients import Clients, host_of
+from axeq.clock import Clock, LocalClock, ServerClock
+from axeq.duration import Duration, seconds
+from axeq.embedded import Embedded, open_embedded
+from axeq.errors import ConfigurationError, ServerUnsuitable, redact
+from axeq.wire import AsyncWire, Op, Place, SimulatedWire, SyncWire
+
+__all__ = ["Store"]
+
+T = TypeVar("T")
+
+_DEFAULT_DATABASE = "axeq"
+_SIMULATED = Capabilities(streams=False, transactions=False, clock=False, freed_labels=True, version="mongomock")
+
+
+class Store:
+    """A MongoDB database that holds jobs.
+
+    `target` is a URI, a pymongo `MongoClient`, `Database`, `AsyncMongoClient` or `AsyncDatabase`, a Motor
+    client or database, a mongomock client or database, or `embedded:PATH` for a server that axeq runs itself on
+    data in PATH. Without one, the environment's `AXEQ_URI`. `database` overrides the one that the target names
+    (default "axeq"); `collection`, default "jobs", holds the jobs and prefixes axeq's other collections.
+    `timeout` (`timedelta` or seconds, default 10 s) is the deadline of every command. Nothing is connected
+    before the first use. Raises `ConfigurationError` for a target that it cannot use.
+    """
+
+    def __init__(
+        self,
+        target: Any = None,
+        *,
+        database: str | None = None,
+        collection: str = "jobs",
+        timeout: Duration = 10.0,
+    ) -> None:
+        target = _environment_target() if target is None else target
+        self._given = target
+        self._embedded: Embedded | None = None
+        self._embedded_path: Path | None = None
+        self._clients: Clients | None = None
+        self._simulated: SimulatedWire | None = None
+        self._capabilities: Capabilities | None = None
+        self._lock = threading.Lock()
+        self.clock: Clock = ServerClock()
+        deadline = seconds(timeout, "timeout", zero=False)
+        arguments: Mapping[str, Any] = {}
+        client: MongoClient[Any] | AsyncMongoClient[Any] | None = None
+        named: str | None = None
+        if isinstance(target, str):
+            if target.startswith("embedded:"):
+                self._embedded_path = Path(target.removeprefix("embedded:")).expanduser()
+            else:
+                arguments, named = {"host": _checked_uri(target)}, _database_in(target)
+        elif _comes_from(target, "mongomock"):
+            named = None if hasattr(target, "list_database_names") else target.name
+            mock = target[database or named or _DEFAULT_DATABASE] if named is None else target
+            self.clock = LocalClock()
+            self._capabilities = _SIMULATED
+            self._simulated = SimulatedWire(mock, Place(mock.name, collection, "mongomock", deadline), self.clock)
+        else:
+            client, named = _client_of(target.delegate if _comes_from(target, "motor") else target)
+            arguments = client._init_kwargs  # the driver's own record; it names no public one
+        self.place = Place(database or named or _DEFAULT_DATABASE, collection, host_of(arguments), deadline)
+        if arguments:
+            self._clients = Clients(arguments, given=client, on_change=self.clock.doubt)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the store is a stand-in inside this process (mongomock): polled, without transactions."""
+        return self._simulated is not None
+
+    def run(self, op: Op[T], *, session: Any = None) -> T:
+        """Runs a rule and returns what it returns; with a sync `session` inside that session's transaction."""
+        if self._simulated is not None:
+            self._refuse_session(session)
+            return self._simulated.run(op)
+        if session is None:
+            return SyncWire(self._opened().sync(), self.place, self.clock).run(op)
+        session = _sync_session(session)
+        return self._joined(session).run(op)
+
+    async def arun(self, op: Op[T], *, session: Any = None) -> T:
+        """Runs a rule on the running loop; with an async or Motor `session` inside that session's transaction."""
+        if self._simulated is not None:
+            self._refuse_session(session)
+            return await self._simulated.arun(op)
+        if session is None:
+            return await (await self.async_wire()).run(op)
+        session = _async_session(session)
+        if isinstance(session, ClientSession):  # Motor's, sync underneath
+            return await asyncio.to_thread(self._joined(session).run, op)
+        if self.clock.stale:
+            await (await self.async_wire()).measure()
+        return await AsyncWire(session.client, self.place, self.clock, session=session).run(op)
+
+    async def async_wire(self) -> AsyncWire:
+        """Returns the wire of the running loop."""
+        clients = self._clients if self._clients is not None else await asyncio.to_thread(self._opened)
+        return AsyncWire(clients.asynchronous(), self.place, self.clock)
+
+    def spare_wire(self, *, timeout: float) -> SyncWire | SimulatedWire:
+        """Returns a sync wire with a client of its own, which its user closes; `timeout` in seconds bounds each
+        command.
+        """
+        if self._simulated is not None:
+            return self._simulated
+        clients = self._opened()
+        return SyncWire(clients.spare(), replace(self.place, timeout=timeout), self.clock)
+
+    @asynccontextmanager
+    async def watch(
+        self, pipeline: list[Mapping[str, Any]], *, max_await: float
+    ) -> AsyncIterator[AsyncChangeStream[Any]]:
+        """Opens a change stream on the jobs; see `AsyncWire.watch`."""
+        async with (await self.async_wire()).watch(pipeline, max_await=max_await) as stream:
+            yield stream
+
+    def capabilities(self) -> Capabilities:
+        """Returns what the server can do, asked once."""
+        if self._capabilities is None:
+            wire = SyncWire(self._opened().sync(), self.place, self.clock)
+            self._capabilities = from_hello(wire.measure(), wire.server_version())
+        return self._capabilities
+
+    async def acapabilities(self) -> Capabilities:
+        """Returns what the server can do, asked once, on the running loop."""
+        if self._capabilities is None:
+            wire = await self.async_wire()
+            self._capabilities = from_hello(await wire.measure(), await wire.server_version())
+        return self._capabilities
+
+    def close(self) -> None:
+        """Closes the sync clients that the store opened and leaves the embedded server; given clients stay open."""
+        if self._clients is not None:
+            self._clients.close()
+        with self._lock:
+            if self._embedded is not None:
+                self._embedded.close()
+                self._embedded = self._clients = None
+
+    async def leave_loop(self) -> None:
+        """Closes the client that the store opened for the running loop."""
+        if self._clients is not None:
+            await self._clients.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the running loop's client, and all that `close` closes."""
+        await self.leave_loop()
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self._given, str):
+            raise ConfigurationError("a store made from a client cannot go to another process: make it from a URI")
+        return _reopened, (self._given, self.place.database, self.place.collection, self.place.timeout)
+
+    def __repr__(self) -> str:
+        where = f"embedded:{self._embedded_path}" if self._embedded_path is not None else self.place.host
+        return redact(f"<Store {where}/{self.place.database}.{self.place.collection}>")
+
+    def _opened(self) -> Clients:
+        with self._lock:
+            if self._clients is None:
+                assert self._embedded_path is not None
+                self._embedded = open_embedded(self._embedded_path)
+                arguments = {"host": self._embedded.uri}
+                self.place = replace(self.place, host=host_of(arguments))
+                self._clients = Clients(arguments, on_change=self.clock.doubt)
+            return self._clients
+
+    def _joined(self, session: Any) -> SyncWire:
+        if self.clock.stale:
+            SyncWire(self._opened().sync(), self.place, self.clock).measure()
+        return SyncWire(session.client, self.place, self.clock, session=session)
+
+    def _refuse_session(self, session: Any) -> None:
+        if session is not None:
+            raise ServerUnsuitable("mongomock has no transactions: leave session= out, or use a replica set")
+
+
+def _reopened(target: str, database: str, collection: str, timeout: float) -> Store:
+    return Store(target, database=database, collection=collection, timeout=timeout)
+
+
+def _environment_target() -> str:
+    uri = os.environ.get("AXEQ_URI")
+    if not uri:
+        raise ConfigurationError(
+            'no database named: give one, as in axeq.Store("mongodb://localhost:27017/shop"), or set AXEQ_URI'
+        )
+    return uri
+
+
+def _checked_uri(uri: str) -> str:
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise ConfigurationError(f"{redact(uri)!r} is no store: use mongodb://..., mongodb+srv://... or embedded:PATH")
+    try:
+        MongoClient(uri, connect=False).close()
+    except (InvalidURI, DriverConfigurationError, ValueError) as error:
+        raise ConfigurationError(f"{redact(uri)!r}: {error}") from None
+    return uri
+
+
+def _database_in(uri: str) -> str | None:
+    name = unquote(urlsplit(uri).path.lstrip("/")).partition(".")[0]
+    return name or None
+
+
+def _comes_from(target: Any, package: str) -> bool:
+    return type(target).__module__.partition(".")[0] == package
+
+
+def _client_of(target: Any) -> tuple[MongoClient[Any] | AsyncMongoClient[Any], str | None]:
+    if isinstance(target, Database | AsyncDatabase):
+        return target.client, target.name
+    if isinstance(target, MongoClient | AsyncMongoClient):
+        default = target.get_default_database(_DEFAULT_DATABASE)
+        return target, default.name
+    raise ConfigurationError(
+        f"a {type(target).__module__}.{type(target).__qualname__} is no store: "
+        "give a URI, a client, a database or embedded:PATH"
+    )
+
+
+def _sync_session(session: Any) -> ClientSession:
+    if isinstance(session, ClientSession):
+        return session
+    raise TypeError(f"Queue takes a pymongo ClientSession, not {_kind(session)}: use AsyncQueue with async sessions")
+
+
+def _async_session(session: Any) -> AsyncClientSession | ClientSession:
+    if isinstance(session, AsyncClientSession):
+        return session
+    if _comes_from(session, "motor") and isinstance(getattr(session, "delegate", None), ClientSession):
+        delegate: ClientSession = session.delegate
+        return delegate
+    raise TypeError(
+        f"AsyncQueue takes a pymongo AsyncClientSession or a Motor one, not {_kind(session)}: use Queue with it"
+    )
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -1,0 +1,193 @@
+"""A task: a model bound to a handler, with its limits. Mistakes fail here, at import, not in the worker."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Literal, TypedDict, Unpack, cast, overload
+
+from axeq.backoff import Backoff
+from axeq.context import Context
+from axeq.duration import Duration, seconds
+from axeq.errors import ConfigurationError, HandlerInvalid
+from axeq.model import Binding, M, Payload, R, bind
+from axeq.outcome import Limits
+
+__all__ = ["Executor", "Handler", "Task", "TaskOptions"]
+
+Handler = Callable[[Context[M, R]], Awaitable[R] | R]
+"""An async function, or a plain one, of a `Context`."""
+
+Executor = Literal["loop", "thread", "process"]
+"""Where a handler runs: on the pool's loop, in a thread, or in a process of its own."""
+
+_MOST_WORKERS = 10_000
+
+
+class TaskOptions(TypedDict, total=False):
+    """What a task takes; the meanings and defaults are those of `Task`."""
+
+    workers: int
+    max_attempts: int
+    max_lost: int | None
+    interval: Duration
+    min_delay: Duration
+    max_delay: Duration
+    delay_factor: float
+    timeout: Duration
+    retention: Duration
+    cancelled_retention: Duration
+    max_result: int
+    executor: Executor | None
+
+
+class Task(Generic[M, R]):
+    """A task: what a pool runs for the jobs of a name.
+
+    `model` is a `Model`, or any pydantic model with a `name`; `handler` takes a `Context` and returns the
+    result. Keyword options, durations as `timedelta` or seconds:
+
+    - `workers`: how many run at once in one pool, default 2
+    - `max_attempts`: how often a job is tried, default 0, for ever
+    - `max_lost`: how many leases in a row a job may lose before it is given up, default 5; 0 never runs it
+      again after a lost lease, None does for ever
+    - `interval`: the shortest pause between two looks for jobs where the server has no change streams, default
+      100 ms
+    - `min_delay`, `max_delay`, `delay_factor`: before attempt n + 1 it waits `min_delay * delay_factor ** (n -
+      1)`, at most `max_delay`; defaults 1 s, 10 min, 2
+    - `timeout`: the limit of one attempt, default 10 min
+    - `retention`, `cancelled_retention`: how long completed and cancelled jobs are kept, defaults 7 and 30 days
+    - `max_result`: the largest result in bytes of BSON, default 256 KiB
+    - `executor`: "loop" (async functions), "thread" (plain functions) or "process"; default by the handler
+
+    Raises `ConfigurationError` naming the option that cannot work, `HandlerInvalid` where the handler does not
+    fit the model.
+    """
+
+    @overload
+    def __init__(self, model: type[Payload[M, R]], handler: Handler[M, R], **options: Unpack[TaskOptions]) -> None: ...
+    @overload
+    def __init__(
+        self, model: type[M], handler: Handler[M, R], *, name: str, **options: Unpack[TaskOptions]
+    ) -> None: ...
+    def __init__(self, model: Any, handler: Any, *, name: str | None = None, **options: Unpack[TaskOptions]) -> None:
+        unknown = options.keys() - TaskOptions.__annotations__.keys()
+        if unknown:
+            raise ConfigurationError(f"a task has no option {', '.join(sorted(unknown))}: see help(axeq.Task)")
+        self.handler: Handler[M, R] = handler
+        self.binding = cast("Binding[M, R]", bind(model, name=name))
+        self.workers = _whole("workers", options.get("workers", 2), 1, _MOST_WORKERS)
+        self.interval = seconds(options.get("interval", 0.1), "interval", zero=False)
+        self.timeout = seconds(options.get("timeout", 600), "timeout", zero=False)
+        self.max_result = _whole("max_result", options.get("max_result", 256 * 1024), 1, 8 * 1024 * 1024)
+        self.limits = _limits(options)
+        self.executor = _executor(handler, options.get("executor"))
+        _check_handler(handler, self.binding)
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.binding.name
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r} workers={self.workers}>"
+
+
+def _limits(options: TaskOptions) -> Limits:
+    max_lost = options.get("max_lost", 5)
+    return Limits(
+        max_attempts=_whole("max_attempts", options.get("max_attempts", 0), 0),
+        max_lost=None if max_lost is None else _whole("max_lost", max_lost, 0),
+        backoff=_backoff(options.get("min_delay", 1), options.get("max_delay", 600), options.get("delay_factor", 2)),
+        retention=seconds(options.get("retention", 7 * 86_400), "retention"),
+        cancelled_retention=seconds(options.get("cancelled_retention", 30 * 86_400), "cancelled_retention"),
+    )
+
+
+def _whole(option: str, value: int, least: int, most: int | None = None) -> int:
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not fits or (most is not None and value > most):
+        bounds = f"from {least}" + (f" to {most}" if most is not None else "")
+        raise ConfigurationError(f"{option} must be a whole number {bounds}, not {value!r}")
+    return value
+
+
+def _backoff(min_delay: Duration, max_delay: Duration, factor: float) -> Backoff:
+    shortest, longest = seconds(min_delay, "min_delay"), seconds(max_delay, "max_delay")
+    if shortest > longest:
+        raise ConfigurationError(f"min_delay ({shortest:g} s) must not exceed max_delay ({longest:g} s)")
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not 1 <= factor <= 1000:
+        raise ConfigurationError(f"delay_factor must be a number from 1 to 1000, not {factor!r}")
+    return Backoff(shortest, longest, float(factor))
+
+
+def _is_async(handler: Any) -> bool:
+    called = type(handler).__call__ if not inspect.isroutine(handler) else handler
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)
+
+
+def _executor(handler: Any, executor: Executor | None) -> Executor:
+    if not callable(handler):
+        raise HandlerInvalid(f"a handler must be a function of a Context, not {handler!r}")
+    asynchronous = _is_async(handler)
+    if executor is None:
+        return "loop" if asynchronous else "thread"
+    if executor not in typing.get_args(Executor):
+        raise ConfigurationError(f'executor must be "loop", "thread" or "process", not {executor!r}')
+    if (executor == "loop") != asynchronous:
+        kind = "an async" if asynchronous else "a plain"
+        raise HandlerInvalid(f'{_named(handler)} is {kind} function: it cannot run with executor="{executor}"')
+    if executor == "process" and "<" in getattr(handler, "__qualname__", "<"):
+        raise HandlerInvalid(
+            f'{_named(handler)} must be a function at the top of a module to run with executor="process"'
+        )
+    return executor
+
+
+def _check_handler(handler: Any, binding: Binding[Any, Any]) -> None:
+    """Raises `HandlerInvalid` where the handler's parameters or annotations disagree with the model."""
+    signature = inspect.signature(handler)
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise HandlerInvalid(f"{_named(handler)}{signature} must take one argument, the Context") from None
+    try:
+        hints = typing.get_type_hints(handler if inspect.isroutine(handler) else handler.__call__)
+    except (NameError, TypeError, AttributeError):
+        return  # annotations that name what only a type checker can see
+    _check_context(handler, binding, hints.get(next(iter(signature.parameters), "")))
+    returned = hints.get("return", Any)
+    declared = binding.result
+    if Any not in (returned, declared) and _plain(returned) != _plain(declared):
+        raise HandlerInvalid(
+            f"{_named(handler)} returns {_shown(returned)}, but {binding.model.__name__} declares {_shown(declared)}: "
+            f"declare the model as axeq.Model[{_shown(returned)}], or return what it says"
+        )
+
+
+def _check_context(handler: Any, binding: Binding[Any, Any], annotation: Any) -> None:
+    if annotation is None or annotation is Any:
+        return
+    origin = typing.get_origin(annotation) or annotation
+    if not (isinstance(origin, type) and issubclass(origin, Context)):
+        raise HandlerInvalid(
+            f"{_named(handler)} takes a {_shown(annotation)}; it is given a Context[{binding.model.__name__}, ...]"
+        )
+    arguments = typing.get_args(annotation)
+    if arguments and arguments[0] is not Any and not issubclass(binding.model, arguments[0]):
+        raise HandlerInvalid(
+            f"{_named(handler)} takes a Context of {_shown(arguments[0])}, but is bound to {binding.model.__name__}"
+        )
+
+
+def _plain(annotation: Any) -> Any:
+    return type(None) if annotation is None else annotation
+
+
+def _shown(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _named(handler: Any) -> str:
+    return getattr(handler, "__qualname__", None) or repr(handler)

@@ -1,0 +1,476 @@
+"""How rules reach the server: the commands they yield, and the drivers that carry them out.
+
+This is the one place that knows sync from async. A rule is a generator of commands; `drive` and `adrive` run
+any of them. Failures of the driver are thrown into the rule as axeq's own errors, so that rules know nothing of
+pymongo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import bson
+import pymongo
+from pymongo import errors as driver
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.mongo_client import AsyncMongoClient
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.synchronous.mongo_client import MongoClient
+from pymongo.write_concern import WriteConcern
+
+from axeq.clock import Clock
+from axeq.codec import CODEC_OPTIONS
+from axeq.errors import (
+    AccessDenied,
+    AxeqError,
+    DuplicateKey,
+    PayloadInvalid,
+    StoreError,
+    StoreUnavailable,
+)
+
+__all__ = [
+    "CONTROL",
+    "JOBS",
+    "AsyncWire",
+    "Call",
+    "Command",
+    "Find",
+    "Op",
+    "Place",
+    "SimulatedWire",
+    "Sleep",
+    "SyncWire",
+    "Update",
+    "adrive",
+    "drive",
+]
+
+T = TypeVar("T")
+
+JOBS = "jobs"
+"""The collection of jobs, by the name that commands use."""
+CONTROL = "control"
+"""The collection of control documents, such as paused queues."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One command: a collection's method, as pymongo names it, and its arguments."""
+
+    collection: str
+    method: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """One read; its reply is the list of documents. `limit` 0 reads all of them."""
+
+    collection: str
+    filter: Mapping[str, Any]
+    projection: Mapping[str, Any] | None = None
+    sort: Sequence[tuple[str, int]] | None = None
+    limit: int = 0
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One entry of a `bulk_write`: the first document that `filter` matches is changed by `update`."""
+
+    filter: Mapping[str, Any]
+    update: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """A pause of so many seconds before a rule goes on."""
+
+    seconds: float
+
+
+Command = Call | Find | Sleep
+Op = Generator[Command, Any, T]
+"""A rule under way: it yields commands, is sent replies, and returns a `T`."""
+
+
+def drive(op: Op[T], execute: Callable[[Command], Any]) -> T:
+    """Runs a rule to its end and returns what it returns."""
+    try:
+        command = next(op)
+        while True:
+            try:
+                reply = execute(command)
+            except (AxeqError, driver.PyMongoError) as error:
+                command = op.throw(error)
+            else:
+                command = op.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def adrive(op: Op[T], execute: Callable[[Command], Awaitable[Any]]) -> T:
+    """Runs a rule to its end and returns what it returns; `execute` is awaited."""
+    try:
+        command = next(op)
+        while True:
+            try:
+                reply = await execute(command)
+            except (AxeqError, driver.PyMongoError) as error:
+                command = op.throw(error)
+            else:
+                command = op.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store's collections are, and on what terms.
+
+    `host` names the server in errors, without credentials; `timeout` is each command's deadline in seconds.
+    """
+
+    database: str
+    collection: str = "jobs"
+    host: str = "its address"
+    timeout: float = 10.0
+
+    def name(self, collection: str) -> str:
+        """Returns the real name of a collection that commands call by its short one."""
+        return self.collection if collection == JOBS else f"{self.collection}.{collection}"
+
+
+class _Handles:
+    """The collections of a place through one client, with axeq's own options and never the client's."""
+
+    def __init__(self, client: Any, place: Place) -> None:
+        self._database = client.get_database(
+            place.database,
+            codec_options=CODEC_OPTIONS,
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=WriteConcern("majority"),
+            read_concern=ReadConcern("majority"),
+        )
+        self._place = place
+        self._known: dict[str, Any] = {}
+
+    def __getitem__(self, collection: str) -> Any:
+        handle = self._known.get(collection)
+        if handle is None:
+            handle = self._known[collection] = self._database.get_collection(self._place.name(collection))
+        return handle
+
+
+class SyncWire:
+    """Runs rules on a `MongoClient`.
+
+    With a `session`, every command joins its transaction, under the session's own concerns, and the driver's
+    own errors pass through unchanged, so that their transaction labels still work.
+    """
+
+    def __init__(self, client: MongoClient[Any], place: Place, clock: Clock, *, session: Any = None) -> None:
+        self.client = client
+        self.clock = clock
+        self._place = place
+        self._session = session
+        self._handles = _Handles(client, place)
+
+    def run(self, op: Op[T]) -> T:
+        """Runs a rule, asking the server for its time first where that is stale."""
+        if self.clock.stale:
+            self.measure()
+        return drive(op, self._execute)
+
+    def close(self) -> None:
+        """Closes the client; for a wire that has one of its own."""
+        self.client.close()
+
+    def measure(self) -> Mapping[str, Any]:
+        """Takes a reading of the server's clock and returns its `hello`."""
+        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+            sent = self.clock.monotonic()
+            hello = self.client.admin.command("hello")
+            _observe(self.clock, hello, sent)
+            return hello
+
+    def server_version(self) -> str:
+        """Returns the server's version."""
+        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+            return str(self.client.server_info().get("version", "unknown"))
+
+    def _execute(self, command: Command) -> Any:
+        if isinstance(command, Sleep):
+            time.sleep(command.seconds)
+            return None
+        with _translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
+            collection = self._handles[command.collection]
+            if isinstance(command, Find):
+                return list(_cursor(collection, command, self._session))
+            reply = getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
+            return list(reply) if command.method == "list_indexes" else reply
+
+
+class AsyncWire:
+    """Runs rules on an `AsyncMongoClient`, in the loop that it belongs to. Otherwise as `SyncWire`."""
+
+    def __init__(self, client: AsyncMongoClient[Any], place: Place, clock: Clock, *, session: Any = None) -> None:
+        self.client = client
+        self.clock = clock
+        self._place = place
+        self._session = session
+        self._handles = _Handles(client, place)
+
+    async def run(self, op: Op[T]) -> T:
+        """Runs a rule, asking the server for its time first where that is stale."""
+        if self.clock.stale:
+            await self.measure()
+        return await adrive(op, self._execute)
+
+    async def measure(self) -> Mapping[str, Any]:
+        """Takes a reading of the server's clock and returns its `hello`."""
+        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+            sent = self.clock.monotonic()
+            hello = await self.client.admin.command("hello")
+            _observe(self.clock, hello, sent)
+            return hello
+
+    async def server_version(self) -> str:
+        """Returns the server's version."""
+        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+            return str((await self.client.server_info()).get("version", "unknown"))
+
+    @asynccontextmanager
+    async def watch(
+        self, pipeline: list[Mapping[str, Any]], *, max_await: float
+    ) -> AsyncIterator[AsyncChangeStream[Any]]:
+        """Opens a change stream on the jobs; each read of it waits at most `max_await` seconds at the server."""
+        with _translated(self._place, self.clock):
+            stream = await self._handles[JOBS].watch(pipeline, max_await_time_ms=int(max_await * 1000))
+            try:
+                yield stream
+            finally:
+                await stream.close()
+
+    async def _execute(self, command: Command) -> Any:
+        if isinstance(command, Sleep):
+            await asyncio.sleep(command.seconds)
+            return None
+        with _translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
+            collection = self._handles[command.collection]
+            if isinstance(command, Find):
+                return await _cursor(collection, command, self._session).to_list(None)
+            reply = await getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
+            return await reply.to_list(None) if command.method == "list_indexes" else reply
+
+
+class SimulatedWire:
+    """Runs rules on a mongomock database, sync or async, one command at a time.
+
+    mongomock's find-and-modify is not atomic and its bulk writes break with current pymongo, so every command
+    runs under one lock and a bulk goes as single updates. Documents pass through BSON both ways, so that they
+    are what a server would have stored.
+    """
+
+    def __init__(self, database: Any, place: Place, clock: Clock) -> None:
+        self.clock = clock
+        self._database = database
+        self._place = place
+        self._lock = threading.Lock()
+
+    def run(self, op: Op[T]) -> T:
+        """Runs a rule to its end."""
+        return drive(op, self._execute)
+
+    def close(self) -> None:
+        """Does nothing: there is no connection."""
+
+    async def arun(self, op: Op[T]) -> T:
+        """Runs a rule to its end, sleeping without blocking the loop."""
+        return await adrive(op, self._aexecute)
+
+    async def _aexecute(self, command: Command) -> Any:
+        if isinstance(command, Sleep):
+            await asyncio.sleep(command.seconds)
+            return None
+        return self._execute(command)
+
+    def _execute(self, command: Command) -> Any:
+        if isinstance(command, Sleep):
+            time.sleep(command.seconds)
+            return None
+        with self._lock, _translated(self._place, self.clock):
+            collection = self._database[self._place.name(command.collection)]
+            if isinstance(command, Find):
+                found = collection.find(
+                    command.filter,
+                    command.projection,
+                    sort=list(command.sort) if command.sort else None,
+                    limit=command.limit,
+                    skip=command.skip,
+                )
+                return [_through_bson(document) for document in found]
+            return self._call(collection, command)
+
+    def _call(self, collection: Any, command: Call) -> Any:
+        args = command.args
+        match command.method:
+            case "bulk_write":
+                updates: Sequence[Update] = args[0]
+                return _Matched(sum(self._update(collection, entry) for entry in updates))
+            case "create_indexes":
+                return [_create_index(collection, specification) for specification in args[0]]
+            case "list_indexes":
+                return [{"name": name, **details} for name, details in collection.index_information().items()]
+            case "insert_one":
+                args = (_through_bson(args[0]),)
+            case "insert_many":
+                args = ([_through_bson(document) for document in args[0]],)
+        reply = getattr(collection, command.method)(*args, **dict(command.kwargs))
+        return _through_bson(reply) if isinstance(reply, dict) else reply
+
+    def _update(self, collection: Any, entry: Update) -> int:
+        return int(collection.update_one(entry.filter, entry.update).matched_count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    matched_count: int
+
+
+def _create_index(collection: Any, specification: Mapping[str, Any]) -> str:
+    options = {key: value for key, value in specification.items() if key != "key"}
+    return str(collection.create_index(list(specification["key"].items()), **options))
+
+
+def _through_bson(document: Mapping[str, Any]) -> dict[str, Any]:
+    return bson.decode(bson.encode(document, codec_options=CODEC_OPTIONS), CODEC_OPTIONS)
+
+
+def _cursor(collection: Any, command: Find, session: Any) -> Any:
+    # One more than the limit lets the server close the cursor with the first reply.
+    return collection.find(
+        command.filter,
+        command.projection,
+        sort=command.sort,
+        limit=command.limit,
+        skip=command.skip,
+        batch_size=command.limit + 1 if command.limit else 0,
+        session=session,
+    )
+
+
+def _arguments(command: Call) -> tuple[Any, ...]:
+    if command.method == "bulk_write":
+        updates: Sequence[Update] = command.args[0]
+        return ([pymongo.UpdateOne(entry.filter, entry.update) for entry in updates],)
+    if command.method == "create_indexes":
+        return ([_index_model(specification) for specification in command.args[0]],)
+    return command.args
+
+
+def _index_model(specification: Mapping[str, Any]) -> pymongo.IndexModel:
+    options = {key: value for key, value in specification.items() if key != "key"}
+    return pymongo.IndexModel(list(specification["key"].items()), **options)
+
+
+def _options(command: Call, session: Any) -> Mapping[str, Any]:
+    return command.kwargs if session is None else {**command.kwargs, "session": session}
+
+
+def _observe(clock: Clock, hello: Mapping[str, Any], sent: float) -> None:
+    received = clock.monotonic()
+    moment = hello.get("localTime")
+    if isinstance(moment, datetime):
+        clock.observe(moment if moment.tzinfo else moment.replace(tzinfo=UTC), sent, received)
+    else:
+        clock.observe(datetime.now(UTC), sent, received)
+
+
+_TRANSIENT_CODES = frozenset(
+    # The retryable errors of the driver specification (retryable writes), and those of an overloaded or ending server.
+    {
+        6,
+        7,
+        50,
+        64,
+        89,
+        91,
+        112,
+        134,
+        189,
+        202,
+        262,
+        317,
+        358,
+        384,
+        462,
+        9001,
+        10058,
+        10107,
+        11600,
+        11602,
+        13435,
+        13436,
+    }
+)
+_DENIED_CODES = frozenset({13, 18, 8000})
+_DUPLICATE = 11000
+
+
+@contextmanager
+def _translated(place: Place, clock: Clock, session: Any = None) -> Iterator[None]:
+    try:
+        yield
+    except driver.DuplicateKeyError:
+        raise DuplicateKey from None
+    except driver.BulkWriteError as error:
+        raise _bulk_failure(place, error) from error
+    except (driver.DocumentTooLarge, bson.errors.BSONError, UnicodeEncodeError, OverflowError) as error:
+        raise PayloadInvalid(f"the server cannot store it: {error}") from None
+    except driver.PyMongoError as error:
+        if session is not None:
+            raise
+        if _is_transient(error):
+            clock.doubt()
+            unsent = isinstance(error, driver.ServerSelectionTimeoutError | driver.WaitQueueTimeoutError)
+            raise StoreUnavailable(place.host, _brief(error), sent=not unsent) from error
+        if isinstance(error, driver.OperationFailure) and error.code in _DENIED_CODES:
+            raise AccessDenied(place.host, _brief(error)) from None
+        raise StoreError(f"MongoDB at {place.host}: {_brief(error)}") from error
+
+
+def _is_transient(error: driver.PyMongoError) -> bool:
+    if isinstance(error, driver.ConnectionFailure | driver.WTimeoutError | driver.ExecutionTimeout) or error.timeout:
+        return True
+    return isinstance(error, driver.OperationFailure) and error.code in _TRANSIENT_CODES
+
+
+def _bulk_failure(place: Place, error: driver.BulkWriteError) -> AxeqError:
+    details = error.details or {}
+    failures: list[Mapping[str, Any]] = details.get("writeErrors") or []
+    codes = {failure.get("code") for failure in failures}
+    if failures and codes == {_DUPLICATE} and not details.get("writeConcernErrors"):
+        return DuplicateKey([int(failure["index"]) for failure in failures])
+    if codes <= _TRANSIENT_CODES:
+        return StoreUnavailable(place.host, "a bulk write was not confirmed")
+    first = failures[0].get("errmsg", "") if failures else "a bulk write failed"
+    return StoreError(f"MongoDB at {place.host}: {first}")
+
+
+def _brief(error: BaseException) -> str:
+    """Returns the cause without the driver's dump of the whole topology."""
+    text = str(error).split(" (configured timeouts")[0].split(", Timeout:")[0].split(", full error")[0]
+    return " ".join(text.split()) or type(error).__name__
