@@ -55,6 +55,8 @@ class Board:
             before = seen.get(candidate.id)
             visible_at = before.visible_at if before is not None else self._visible_at(candidate)
             self._entries[candidate.name].append(_Entry(candidate, visible_at))
+        for name in names:
+            self._entries[name].sort(key=_Entry.order)
 
     def offer(self, candidate: Candidate) -> None:
         """Adds one candidate, as a change stream reports it."""
@@ -99,8 +101,12 @@ class Board:
         return read_at is not None and self._monotonic() - read_at <= _FRESH_FOR
 
     def more(self, name: str) -> bool:
-        """Whether the last read left due jobs of a task behind."""
+        """Whether there may be due jobs of a task beyond those known."""
         return name in self._more
+
+    def suspect_more(self, name: str) -> None:
+        """Notes that a task had jobs just now, so that there may be more."""
+        self._more.add(name)
 
     def next_visible(self, names: Iterable[str]) -> datetime | None:
         """Returns when the first known candidate of `names` may be claimed, by the server's clock."""

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from axeq import indexes
+from axeq.capabilities import probe
 from axeq.embedded import open_embedded
 from axeq.errors import (
     AccessDenied,
@@ -20,6 +22,8 @@ from axeq.errors import (
     StoreUnavailable,
 )
 from axeq.keeper import Signals
+from axeq.queue import Queue
+from axeq.store import Store
 
 try:
     import click
@@ -86,6 +90,96 @@ def dev(path: Path) -> None:
     except KeyboardInterrupt:
         # Before the server was there: nothing to tell.
         return
+
+
+@commands.command()
+@click.option("--files", "tree", metavar="DIR", type=Path, help="Measure the *.py files of DIR instead.")
+@click.option("--workers", metavar="N", type=click.IntRange(1, 64), default=2, show_default=True, help="Jobs at once.")
+@click.option("--keep", metavar="PATH", type=Path, help="Keep the jobs in PATH, to look at them afterwards.")
+def demo(tree: Path | None, workers: int, keep: Path | None) -> int:
+    """Measure the standard library, one job per file, on a server of the demo's own.
+
+    Shows what the queue did and the longest functions found. A file that does not parse is tried twice.
+    Needs `axeq[cli,embedded]`, or a server program named by AXEQ_MONGOD.
+    """
+    try:
+        from axeq.demo import run as run_demo
+    except ImportError as error:
+        raise click.ClickException(f"the demo needs {error.name}: pip install 'axeq[cli,embedded]'") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run_demo(tree, workers=workers, keep=keep)
+    except KeyboardInterrupt:
+        click.echo("axeq: interrupted", err=True)
+        return FAILED
+
+
+_target = click.argument("target", metavar="[URI]", required=False)
+_database = click.option("--database", help="The database; default the URI's own.")
+_queue = click.option("--queue", default="default", show_default=True, help="The queue's name.")
+
+
+@commands.command()
+@_target
+@_database
+def doctor(target: str | None, database: str | None) -> int:
+    """Show what the server of URI (default: AXEQ_URI) can do, and what is missing there.
+
+    Writes to a scratch collection of its own, and drops it. Exits with 1 where something is missing.
+    """
+    with Store(target, database=database) as store:
+        able = probe(store.sync_client(), store.place.database)
+        absent = store.run(indexes.missing())
+        click.echo(f"server        {store.place.host}, version {able.version}, database {store.place.database}")
+        for label, fine, without in (
+            ("streams", able.streams, "idle workers poll"),
+            ("transactions", able.transactions, "session= is refused: run MongoDB as a replica set"),
+            ("server clock", able.clock, "this machine's clock is used"),
+            ("labels freed", able.freed_labels, "a label stays taken after its job has ended"),
+        ):
+            click.echo(f"{label:<13} {'yes' if fine else 'no: ' + without}")
+        if absent:
+            names = ", ".join(index.name for index in absent)
+            click.echo(f"indexes       missing: {names}; run `axeq indexes ensure`")
+        else:
+            click.echo(f"indexes       all {len(indexes.INDEXES)} there")
+    return FAILED if absent or not (able.freed_labels and able.clock) else 0
+
+
+@commands.group("indexes")
+def indexes_group() -> None:
+    """Create or render the indexes of the jobs collection."""
+
+
+@indexes_group.command()
+@_target
+@_database
+def ensure(target: str | None, database: str | None) -> None:
+    """Create the indexes that are missing at URI (default: AXEQ_URI)."""
+    with Store(target, database=database) as store:
+        for name in store.run(indexes.ensure()):
+            click.echo(name)
+
+
+@indexes_group.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+def render(directory: Path) -> None:
+    """Write the indexes into DIRECTORY: JSON, a mongosh script, and a page that says what needs which."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in indexes.render().items():
+        (directory / name).write_text(text)
+        click.echo(directory / name)
+
+
+@commands.command()
+@_target
+@_database
+@_queue
+def stats(target: str | None, database: str | None, queue: str) -> None:
+    """Count the jobs of a queue by state at URI (default: AXEQ_URI), no further than 10,000 each."""
+    with Store(target, database=database) as store:
+        for state, count in Queue(store, queue).stats().items():
+            click.echo(f"{state.value:<10} {count}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from pymongo import monitoring
 from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.driver_info import DriverInfo
 from pymongo.synchronous.mongo_client import MongoClient
@@ -25,7 +24,6 @@ class Clients:
 
     `given` is a client that the user opened: it is used only in the process, and if async only on the loop,
     where the store was made; anywhere else a client of our own with its constructor arguments stands in.
-    `on_change` is called when a server's role changes.
     """
 
     def __init__(
@@ -33,11 +31,8 @@ class Clients:
         arguments: Mapping[str, Any],
         *,
         given: MongoClient[Any] | AsyncMongoClient[Any] | None = None,
-        on_change: Callable[[], None],
     ) -> None:
         self._arguments = dict(arguments)
-        listeners = list(self._arguments.get("event_listeners") or ())
-        self._arguments["event_listeners"] = [*listeners, _RoleWatch(on_change)]
         self._arguments.setdefault("driver", DriverInfo("axeq", version("axeq")))
         self._given = given
         self._home = (os.getpid(), _running_loop())
@@ -86,21 +81,6 @@ class Clients:
 
     def _open(self, kind: type[C]) -> C:
         return kind(**self._arguments)
-
-
-class _RoleWatch(monitoring.ServerListener):
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
-
-    def opened(self, event: monitoring.ServerOpeningEvent) -> None:
-        """Does nothing: a server that was just added has no role yet."""
-
-    def closed(self, event: monitoring.ServerClosedEvent) -> None:
-        """Does nothing: the server that takes its place is announced by itself."""
-
-    def description_changed(self, event: monitoring.ServerDescriptionChangedEvent) -> None:
-        if event.previous_description.server_type != event.new_description.server_type:
-            self._on_change()
 
 
 def host_of(arguments: Mapping[str, Any]) -> str:

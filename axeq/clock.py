@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Clock", "LocalClock", "ServerClock", "milliseconds"]
 
 
-def milliseconds(moment: datetime) -> datetime:
-    """Returns `moment` in UTC, cut to the millisecond that BSON stores."""
+def milliseconds(moment: datetime, *, up: bool = False) -> datetime:
+    """Returns `moment` in UTC, cut to the millisecond that BSON stores; with `up` to the next one."""
     moment = moment.astimezone(UTC)
+    if up:
+        moment += timedelta(microseconds=999)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
@@ -42,7 +44,11 @@ class Clock(Protocol):
         ...
 
     def doubt(self) -> None:
-        """Has the server's time measured anew, as after a change of primary."""
+        """Has the server's time measured anew, as after an error."""
+        ...
+
+    def follow(self, election: Any) -> None:
+        """Has the server's time measured anew where `election`, the id of the primary's, is later than any before."""
         ...
 
 
@@ -64,6 +70,9 @@ class LocalClock:
 
     def doubt(self) -> None:
         """Does nothing: there is no other clock to ask."""
+
+    def follow(self, election: Any) -> None:
+        """Does nothing: there is no primary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,7 @@ class ServerClock:
         self._monotonic = monotonic
         self._samples: tuple[_Sample, ...] = ()
         self._best: _Sample | None = None
+        self._election: Any = None
 
     @property
     def stale(self) -> bool:
@@ -106,15 +116,19 @@ class ServerClock:
     def doubt(self) -> None:
         self._samples = ()
 
+    def follow(self, election: Any) -> None:
+        # Only forwards: the clients of a store learn of an election one after the other.
+        if election is not None and (self._election is None or election > self._election):
+            self._election = election
+            self.doubt()
+
     def earliest(self) -> datetime:
         best = self._sample()
         return milliseconds(best.server_time + timedelta(seconds=self._monotonic() - best.received))
 
     def latest(self) -> datetime:
         best = self._sample()
-        elapsed = timedelta(seconds=self._monotonic() - best.sent)
-        # BSON keeps milliseconds: an upper bound is rounded up.
-        return milliseconds(best.server_time + elapsed + timedelta(microseconds=999))
+        return milliseconds(best.server_time + timedelta(seconds=self._monotonic() - best.sent), up=True)
 
     def monotonic(self) -> float:
         return self._monotonic()

@@ -44,12 +44,12 @@ from zoneinfo import ZoneInfo
 
 import bson
 from bson.binary import Binary, UuidRepresentation
-from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
+from bson.codec_options import CodecOptions, TypeCodec, TypeRegistry
 from bson.decimal128 import Decimal128, create_decimal128_context
 from bson.errors import BSONError
 from bson.int64 import Int64
 from bson.objectid import ObjectId
-from pydantic import AnyUrl, BaseModel, SecretBytes, SecretStr
+from pydantic import AnyUrl, BaseModel, PostgresDsn, SecretBytes, SecretStr
 
 from axeq.errors import PayloadInvalid
 
@@ -60,8 +60,17 @@ _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _DECIMAL_CONTEXT = create_decimal128_context()
 
 
-class _DecimalDecoder(TypeDecoder):
-    bson_type = Decimal128
+class _DecimalCodec(TypeCodec):
+    @property
+    def python_type(self) -> type[decimal.Decimal]:
+        return decimal.Decimal
+
+    @property
+    def bson_type(self) -> type[Decimal128]:
+        return Decimal128
+
+    def transform_python(self, value: decimal.Decimal) -> Decimal128:
+        return Decimal128(value)
 
     def transform_bson(self, value: Decimal128) -> decimal.Decimal:
         return value.to_decimal()
@@ -71,7 +80,7 @@ CODEC_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True,
     tzinfo=UTC,
     uuid_representation=UuidRepresentation.STANDARD,
-    type_registry=TypeRegistry([_DecimalDecoder()]),
+    type_registry=TypeRegistry([_DecimalCodec()]),
 )
 """How axeq reads and writes BSON, whatever the client's own options: aware datetimes, standard UUIDs, `Decimal`."""
 
@@ -98,15 +107,34 @@ def plain(value: Any, *, root: str, secrets: bool = False) -> Any:
         raise PayloadInvalid(f"{root}{where}: {refused.message}") from None
 
 
-def size(document: Mapping[str, Any]) -> int:
-    """Returns how many bytes `document`, plain already, takes as BSON.
+def size(document: Mapping[str, Any], *, root: str) -> int:
+    """Returns how many bytes `document`, plain already, takes as BSON; `root` names it in errors.
 
     Raises `PayloadInvalid` where BSON itself refuses it, as for text with lone surrogates.
     """
     try:
         return len(bson.encode(document, codec_options=CODEC_OPTIONS))
-    except (BSONError, UnicodeEncodeError, OverflowError) as error:
-        raise PayloadInvalid(f"cannot be written as BSON: {error}") from None
+    except UnicodeEncodeError:
+        where = _surrogate(document) or ""
+        raise PayloadInvalid(f"{root}{where}: text with a lone surrogate, which UTF-8 cannot hold: clean it") from None
+    except (BSONError, OverflowError) as error:
+        raise PayloadInvalid(f"{root} cannot be written as BSON: {error}") from None
+
+
+def _surrogate(value: Any) -> str | None:
+    """Returns the path of the first text that UTF-8 cannot hold, None where there is none."""
+    if isinstance(value, str):
+        return None if value.encode(errors="ignore").decode() == value else ""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        inner = _surrogate(item) if not isinstance(key, str) or _surrogate(key) is None else ""
+        if inner is not None:
+            return f"{_step(key)}{inner}"
+    return None
+
+
+def _step(key: str | int) -> str:
+    return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
 
 
 class _Converter:
@@ -141,11 +169,11 @@ class _Converter:
     def seconds(self, value: timedelta, depth: int) -> float:
         return value.total_seconds()
 
-    def decimal(self, value: decimal.Decimal, depth: int) -> Decimal128:
+    def decimal(self, value: decimal.Decimal, depth: int) -> decimal.Decimal:
         with decimal.localcontext(_DECIMAL_CONTEXT) as context:
             context.traps[decimal.Inexact] = True
             try:
-                return Decimal128(context.create_decimal(value))
+                return context.create_decimal(value)
             except decimal.DecimalException:
                 raise _Refused("a Decimal of more than 34 digits: round it, or declare the field as str") from None
 
@@ -191,7 +219,7 @@ class _Converter:
                     raise _Refused("two keys with the same text")
                 result[name] = self.convert(item, depth + 1)
             except _Refused as refused:
-                refused.path.append(f".{name}" if name.isidentifier() else f"[{name!r}]")
+                refused.path.append(_step(name))
                 raise
         return result
 
@@ -209,7 +237,7 @@ class _Converter:
             try:
                 result.append(self.convert(item, depth + 1))
             except _Refused as refused:
-                refused.path.append(f"[{position}]")
+                refused.path.append(_step(position))
                 raise
         return result
 
@@ -221,12 +249,15 @@ class _Converter:
             raise _Refused(f"nested deeper than {_DEEPEST} levels")
 
 
+# pydantic has a base for URLs of one host and one for those of several; the second has no public name.
+_URLS: tuple[type, ...] = (AnyUrl, PostgresDsn.__mro__[1])
+
 _Conversion = Callable[[_Converter, Any, int], Any]
 
 _BASES: tuple[tuple[tuple[type, ...], _Conversion], ...] = (
     ((Enum,), _Converter.enum),
     ((bool, type(None), ObjectId, Binary, Int64, Decimal128, uuid.UUID), _Converter.same),
-    ((str, PurePath, AnyUrl), _Converter.text),
+    ((str, PurePath, *_URLS), _Converter.text),
     ((int,), _Converter.integer),
     ((float,), lambda _, value, __: float(value)),
     ((datetime,), _Converter.moment),
@@ -267,7 +298,6 @@ def _by_base(value: Any) -> _Conversion:
             return conversion
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _Converter.dataclass
-    # pydantic's URL types before 2.10 shared no base; all of them are plain text underneath.
     raise _Refused(
         f"a {type(value).__module__}.{type(value).__qualname__} has no place in BSON: "
         "use one of the types that docs/payloads.md lists, or give the field a serializer"

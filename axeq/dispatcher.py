@@ -91,7 +91,6 @@ class Dispatcher:
         for lane in hungry:
             claimed += await self._claim(lane)
         if claimed:
-            self._feed.look_soon()
             return 0
         if looked:
             await self._feed.expect()
@@ -106,13 +105,13 @@ class Dispatcher:
         """
         short = [lane for lane in hungry if self._board.count(lane.task.name) < lane.wanted]
         if short and self._feed.look_now:
-            await self._feed.refill(list(self._lanes))
+            await self._feed.refill(list(self._lanes), wanted=sum(lane.wanted for lane in hungry))
             return True
         for lane in hungry:
             name = lane.task.name
             stale = self._board.count(name) and not self._board.fresh(name)
             if stale or (lane in short and self._board.more(name)):
-                await self._feed.refill([name])
+                await self._feed.refill([name], wanted=lane.wanted)
         return False
 
     async def _claim(self, lane: Lane) -> int:
@@ -124,6 +123,7 @@ class Dispatcher:
         sent = time.monotonic()
         records = await self._claimed(candidates)
         self._crew.take_on(records, since=sent)
+        self._board.suspect_more(name)
         return claimed + len(records)
 
     async def _claim_lost(self, lane: Lane) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from axeq.errors import ConfigurationError
 
@@ -24,11 +24,11 @@ def seconds(value: Duration, option: str, *, zero: bool = True) -> float:
     if isinstance(value, timedelta):
         number = value.total_seconds()
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
+        number = float(value) if abs(value) <= _LONGEST else math.inf
     else:
         raise ConfigurationError(f"{option} must be a timedelta or seconds, not {type(value).__name__}")
     if not math.isfinite(number) or number < 0 or number > _LONGEST:
-        raise ConfigurationError(f"{option} must be between 0 s and ten years, not {number:g} s")
+        raise ConfigurationError(f"{option} must be between 0 s and ten years, not {value!r:.40}")
     if number == 0 and not zero:
         raise ConfigurationError(f"{option} must be longer than 0 s")
     return number
@@ -43,4 +43,8 @@ def aware(value: datetime, option: str) -> datetime:
         raise ConfigurationError(f"{option} must be an aware datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise ConfigurationError(f"{option} is a naive datetime: give it a time zone, as in datetime.now(timezone.utc)")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ConfigurationError(f"{option} is beyond the years that a datetime holds in UTC") from None
     return value

@@ -57,15 +57,16 @@ class Draft:
             "attempts": 0,
             "lost": 0,
         }
-        optional = {"label": self.label, "deadline": self.deadline, "retention": self.retention}
+        deadline = None if self.deadline is None else milliseconds(self.deadline)
+        optional = {"label": self.label, "deadline": deadline, "retention": self.retention}
         document.update((key, value) for key, value in optional.items() if value is not None)
         return document
 
     def _due(self, now: datetime, clock: Clock) -> datetime:
         if self.run_at is not None:
-            return max(milliseconds(self.run_at), now)
+            return max(milliseconds(self.run_at, up=True), now)
         if self.delay:
-            return clock.latest() + timedelta(seconds=self.delay)
+            return milliseconds(clock.latest() + timedelta(seconds=self.delay), up=True)
         return now  # at once: nothing is promised to wait, so the lower bound lets it start sooner
 
 
@@ -81,8 +82,12 @@ def insert(draft: Draft, clock: Clock) -> Op[Document]:
     for pause in _pauses():
         try:
             yield Call(JOBS, "insert_one", (document,))
-        except DuplicateKey:
-            return (yield from _stored_or_taken(document))
+        except DuplicateKey as error:
+            stored = yield from _stored_or_taken(document)
+            if stored is not None:
+                return stored
+            if unanswered:  # it may have been stored, and have come and gone since
+                raise EnqueueUnknown([document["_id"]], error) from None
         except StoreUnavailable as error:
             unanswered = unanswered or error.sent
             yield from _wait_or_give_up([document], clock, deadline, pause, error, unanswered)
@@ -153,12 +158,15 @@ def _wait_or_give_up(
     raise error
 
 
-def _stored_or_taken(document: Document) -> Op[Document]:
+def _stored_or_taken(document: Document) -> Op[Document | None]:
+    """Returns the job that has the document's id; None where what stood in its way has gone. Raises `LabelTaken`."""
     stored = yield Find(JOBS, {"_id": document["_id"]}, limit=1)
     if stored:
         found: Document = stored[0]
         return found
-    raise LabelTaken(document["name"], document.get("label", ""), existing_id=(yield from _holder(document)))
+    if "label" in document:
+        yield from _refuse_taken(document)
+    return None
 
 
 def _refuse_taken(document: Document) -> Op[None]:

@@ -60,12 +60,29 @@ __all__ = [
     "redact",
 ]
 
-_CREDENTIALS = re.compile(r"(?P<scheme>mongodb(?:\+srv)?://)[^/\s]*@", re.IGNORECASE)
+_SCHEME = re.compile(r"(?<![a-z0-9+.-])([a-z][a-z0-9+.-]*+://)", re.IGNORECASE)
 
 
 def redact(text: object) -> str:
-    """Returns `text` with the credentials of every MongoDB URI in it replaced by `***`."""
-    return _CREDENTIALS.sub(r"\g<scheme>***@", str(text))
+    """Returns `text` with the credentials of every URI in it replaced by `***`."""
+    before, *pieces = _SCHEME.split(str(text))
+    return before + "".join(
+        scheme + _without_credentials(rest) for scheme, rest in zip(pieces[::2], pieces[1::2], strict=True)
+    )
+
+
+def _without_credentials(text: str) -> str:
+    """Returns what follows a scheme, up to the next one, without what stands before the last @ of its first word."""
+    word = text.split(maxsplit=1)[0] if text and not text[0].isspace() else ""
+    _, at, address = word.rpartition("@")
+    return f"***@{address}{text[len(word) :]}" if at else text
+
+
+def _rebuilt(kind: type[AxeqError], arguments: tuple[Any, ...], state: dict[str, Any]) -> AxeqError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error
 
 
 class AxeqError(Exception):
@@ -73,6 +90,9 @@ class AxeqError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message or type(self).__doc__ or ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class ConfigurationError(AxeqError, ValueError):

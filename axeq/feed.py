@@ -20,7 +20,8 @@ from axeq.store import Store
 __all__ = ["Feed"]
 
 _LOGGER = logging.getLogger("axeq.feed")
-_PAGE = 2000
+_PAGES_AHEAD = 8
+_SMALLEST_PAGE, _LARGEST_PAGE = 100, 4000
 _SLOWEST_POLL = 1.0
 _POLL_WITH_STREAM = 10.0
 _STREAM_AWAIT = 10.0
@@ -59,28 +60,24 @@ class Feed:
         self._look_at = 0.0
         self._next_due: datetime | None = None
 
-    async def refill(self, names: Sequence[str]) -> int:
-        """Reads due jobs of `names` anew and returns how many there were."""
+    async def refill(self, names: Sequence[str], *, wanted: int) -> None:
+        """Reads due jobs of `names` anew: a page of several times as many as are `wanted`, for the next claims."""
+        page = min(max(wanted * _PAGES_AHEAD, _SMALLEST_PAGE), _LARGEST_PAGE)
         versions = {name: self._versions[name] for name in names}
         horizon = self._store.clock.earliest()
-        candidates = await self._store.arun(due_page(self._queue, versions, horizon, limit=_PAGE))
-        self._board.fill(names, candidates, horizon=horizon, more=len(candidates) == _PAGE)
+        candidates = await self._store.arun(due_page(self._queue, versions, horizon, limit=page))
+        self._board.fill(names, candidates, horizon=horizon, more=len(candidates) == page)
         if set(names) == self._versions.keys():
             self._looked(bool(candidates))
-        return len(candidates)
 
     @property
     def look_now(self) -> bool:
         """Whether it is time to look for jobs that no hint has announced."""
         return asyncio.get_running_loop().time() >= self._look_at
 
-    def look_soon(self) -> None:
-        """Has the next round that wants jobs read anew: where there were some, there may be more."""
-        self._look_at = 0.0
-
     def hint(self) -> None:
         """Has a round begin at once and read anew."""
-        self.look_soon()
+        self._look_at = 0.0
         self._wake()
 
     async def expect(self) -> None:

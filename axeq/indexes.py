@@ -70,9 +70,9 @@ INDEXES: tuple[Index, ...] = (
     ),
     Index(
         "inspection",
-        (("state", 1), ("name", 1), ("finished_at", -1)),
-        "find and stats by state and task",
-        "{state, name} sorted by {finished_at: -1}",
+        (("queue", 1), ("state", 1), ("_id", -1)),
+        "find by state, the newest first, and stats",
+        "{queue, state} sorted by {_id: -1}; count of {queue, state}",
     ),
 )
 
@@ -131,8 +131,8 @@ def _as_page() -> str:
         "# Indexes of the jobs collection",
         "",
         "Generated from `axeq/indexes.py` by `axeq indexes render indexes`; a test fails when the two differ.",
-        "A pool creates them when it starts. Where the application may not, somebody who may runs `axeq indexes ensure`,",
-        "or `mongosh URI indexes/create.js`.",
+        "A pool creates them when it starts. Where the application may not, somebody who may runs",
+        "`axeq indexes ensure` or `mongosh URI indexes/create.js`.",
         "",
         "| index | keys | options | needed by | query |",
         "| --- | --- | --- | --- | --- |",

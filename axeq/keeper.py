@@ -150,7 +150,8 @@ class _Keeper:
         on_ready()
         users_lock: int | None = None
         try:
-            while users_lock is None and not self._signals.wait(TICK):
+            # Who removes the directory has no use for the server any more.
+            while users_lock is None and self._home.path.exists() and not self._signals.wait(TICK):
                 if not server.alive():
                     server = self._restart(server)
                 users_lock = self._lock_when_idle()
@@ -160,7 +161,10 @@ class _Keeper:
 
     def _lock_when_idle(self) -> int | None:
         """Returns the users' lock, taken alone, when there has been no user for a while."""
-        users_lock = take_lock(self._home.users_lock, exclusive=True, timeout=0)
+        try:
+            users_lock = take_lock(self._home.users_lock, exclusive=True, timeout=0)
+        except FileNotFoundError:
+            return None  # the directory is gone: `run` sees it
         if users_lock is None:
             self._idle_since = None
             return None
@@ -199,9 +203,11 @@ class _Keeper:
         return self._start()
 
     def _end(self, server: _Server) -> None:
-        self._home.announce(replace(server.serving, ready=False))
+        with suppress(FileNotFoundError):
+            self._home.announce(replace(server.serving, ready=False))
         server.stop()
-        self._home.announce(None)
+        with suppress(FileNotFoundError):
+            self._home.announce(None)
         _log.info("ended server %d", server.serving.pid)
 
     def _start(self) -> _Server:

@@ -6,9 +6,11 @@ a worker that lost its lease can no longer change the job, and a write whose rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from bson.objectid import ObjectId
@@ -103,12 +105,14 @@ def claim_many(ids: Sequence[Any], clock: Clock, *, worker: str, lease: float, p
     sent = clock.monotonic()
     try:
         result = yield Call(JOBS, "update_many", (query, claimed))
-        if not result.matched_count:
-            return []
-        return (yield from _read_back(ids, token))
     except StoreUnavailable as error:
         if not error.sent:
             raise
+    else:
+        if not result.matched_count:
+            return []
+        with suppress(StoreUnavailable):
+            return (yield from _read_back(ids, token))
     return (yield from _recovered(ids, token, clock, lease, until=sent + patience))
 
 
@@ -212,8 +216,14 @@ def _among(held: Sequence[Held]) -> Document:
     return {"_id": {"$in": [job.id for job in held]}, "claim.token": {"$in": tokens}}
 
 
-def _reasons(documents: Iterable[Document]) -> dict[Any, str]:
-    return {document["_id"]: document["cancel"].get("reason") or "" for document in documents if "cancel" in document}
+def _reasons(documents: Iterable[Document]) -> dict[Held, str]:
+    return {
+        Held(document["_id"], _token(document)): _reason(document) for document in documents if "cancel" in document
+    }
+
+
+def _reason(document: Document) -> str:
+    return str((document.get("cancel") or {}).get("reason") or "")
 
 
 def _owns(document: Document | None, token: Any) -> bool:
@@ -226,13 +236,16 @@ def _token(document: Document) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """One outcome on its way to the store. `instead` takes its place where a cancel was asked for meanwhile."""
+    """One outcome on its way to the store.
+
+    `instead` makes the cancellation that takes its place where somebody asked for one meanwhile, from the reason.
+    """
 
     id: Any
     token: Any
     verb: str
     update: Document
-    instead: Document | None = None
+    instead: Callable[[str], Document] | None = None
 
     @property
     def write(self) -> Update:
@@ -242,11 +255,10 @@ class Settlement:
             fence["cancel"] = {"$exists": False}
         return Update(fence, self.update)
 
-    @property
-    def cancelled(self) -> Settlement:
-        """The cancellation that takes its place."""
+    def cancelled(self, reason: str) -> Settlement:
+        """Returns the cancellation that takes its place."""
         assert self.instead is not None
-        return Settlement(self.id, self.token, "cancel", self.instead)
+        return Settlement(self.id, self.token, "cancel", self.instead(reason))
 
     def shown_by(self, document: Document | None) -> bool:
         """Whether `document` shows that an earlier, unanswered try has written it."""
@@ -280,7 +292,7 @@ def settlement(
     update = _UPDATES[type(outcome)](record, outcome, limits, clock, stamped)
     instead = None
     if not isinstance(outcome, Completed | Cancelled):
-        instead = _cancel(record, Cancelled(Cause.REQUESTED), limits, clock, stamped)
+        instead = partial(_cancel_asked, record, limits, clock, stamped)
     return Settlement(record.id, record.token, _VERBS[type(outcome)], update, instead)
 
 
@@ -296,7 +308,7 @@ def settle(batch: Sequence[Settlement], clock: Clock) -> Op[Settled]:
     documents = yield from _patiently(Find(JOBS, {"_id": {"$in": [entry.id for entry in missing]}}, _FENCE), clock)
     found = {document["_id"]: document for document in documents}
     flagged = [
-        entry.cancelled
+        entry.cancelled(_reason(found[entry.id]))
         for entry in missing
         if entry.instead is not None and _owns(found.get(entry.id), entry.token) and "cancel" in found[entry.id]
     ]
@@ -349,7 +361,7 @@ def _complete(record: Record, outcome: Completed, limits: Limits, clock: Clock, 
 
 
 def _fail(record: Record, outcome: Failed, limits: Limits, clock: Clock, stamped: Document) -> Document:
-    at = milliseconds(due(clock.latest(), outcome.delay, outcome.at))
+    at = milliseconds(due(clock.latest(), outcome.delay, outcome.at), up=True)
     return {
         "$set": {
             **stamped,
@@ -381,8 +393,12 @@ def _cancel(record: Record, outcome: Cancelled, limits: Limits, clock: Clock, st
     }
 
 
+def _cancel_asked(record: Record, limits: Limits, clock: Clock, stamped: Document, reason: str) -> Document:
+    return _cancel(record, Cancelled(Cause.REQUESTED, reason), limits, clock, stamped)
+
+
 def _snooze(record: Record, outcome: Snoozed, limits: Limits, clock: Clock, stamped: Document) -> Document:
-    at = milliseconds(due(clock.latest(), outcome.delay, outcome.at))
+    at = milliseconds(due(clock.latest(), outcome.delay, outcome.at), up=True)
     return {
         "$set": {**stamped, "state": State.ENQUEUED.value, "lost": 0, "available_at": at},
         "$inc": {"attempts": -1},

@@ -76,7 +76,7 @@ def stats(queue: str, *, cap: int) -> Op[dict[State, int]]:
     """Returns how many jobs of a queue are in each state, counting no further than `cap`."""
     counts: dict[State, int] = {}
     for state in State:
-        counts[state] = yield Call(JOBS, "count_documents", ({"state": state.value, "queue": queue},), {"limit": cap})
+        counts[state] = yield Call(JOBS, "count_documents", ({"queue": queue, "state": state.value},), {"limit": cap})
     return counts
 
 
@@ -144,7 +144,7 @@ def cancel(identity: Any, clock: Clock, *, reason: str = "") -> Op[Cancellation]
 def retry(identity: Any, clock: Clock) -> Op[Record]:
     """Enqueues a job that has failed or ended once more, due now, its attempts counted from nothing.
 
-    Raises `JobNotFound`, also where it is live already, and `LabelTaken`.
+    Raises `JobNotFound`, also where it waits or runs already, and `LabelTaken`.
     """
     record = yield from get(identity)
     update = {
@@ -162,7 +162,10 @@ def retry(identity: Any, clock: Clock) -> Op[Record]:
         document = yield Call(JOBS, "find_one_and_update", (query, update), {"return_document": True})
     except DuplicateKey:
         raise LabelTaken(record.name, record.label or "") from None
-    return Record(document) if document else record
+    if document is None:
+        state = (yield from get(identity)).state
+        raise JobNotFound(identity, f"job {identity} is {state}: only a job that has failed or ended can be retried")
+    return Record(document)
 
 
 def remove(identity: Any) -> Op[bool]:

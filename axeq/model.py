@@ -54,13 +54,15 @@ class Model(BaseModel, Generic[R]):
         cls,
         *,
         name: str | None = None,
-        version: int = 1,
-        secrets: Literal["refuse", "store"] = "refuse",
+        version: int | None = None,
+        secrets: Literal["refuse", "store"] | None = None,
         **options: Any,
     ) -> None:
         super().__init_subclass__(**options)
-        if name is not None:
-            cls.__axeq__ = {"name": name_of(name), "version": _version(name, version), "secrets": secrets}
+        given = {"name": name, "version": version, "secrets": secrets}
+        declared = {key: value for key, value in given.items() if value is not None}
+        if declared:
+            cls.__axeq__ = _declared({"version": 1, "secrets": "refuse", **cls.__axeq__, **declared}, cls.__name__)
 
     if TYPE_CHECKING:
 
@@ -104,7 +106,7 @@ class Binding(Generic[M, R]):
                 f"payload of {self.name!r} must be a {self.model.__name__}, not {type(payload).__name__}"
             )
         data: dict[str, Any] = plain(payload.model_dump(round_trip=True), root=self.name, secrets=self._secrets)
-        length = size(data)
+        length = size(data, root=self.name)
         if length > limit:
             raise PayloadTooLarge(self.name, length, limit)
         return data
@@ -128,7 +130,7 @@ class Binding(Generic[M, R]):
         try:
             dumped = self._results.dump_python(self._results.validate_python(value), round_trip=True)
             stored = plain(dumped, root="result")
-            length = size({"result": stored})
+            length = size({"result": stored}, root="result")
         except (ValidationError, PayloadInvalid) as error:
             raise ResultInvalid(f"result of {self.name!r}: {_explain(error)}") from None
         if length > limit:
@@ -184,6 +186,15 @@ def name_of(name: str) -> str:
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise ConfigurationError(f"name {name!r} must be 1 to 128 of A-Z a-z 0-9 _ . : / -")
     return name
+
+
+def _declared(options: dict[str, Any], model: str) -> dict[str, Any]:
+    if "name" not in options:
+        raise ConfigurationError(f"{model} has a version or secrets= but no name: give it name=")
+    name = name_of(options["name"])
+    if options["secrets"] not in ("refuse", "store"):
+        raise ConfigurationError(f'secrets of {name!r} must be "refuse" or "store", not {options["secrets"]!r}')
+    return {**options, "name": name, "version": _version(name, options["version"])}
 
 
 def _version(name: str, version: int) -> int:

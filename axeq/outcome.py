@@ -114,7 +114,7 @@ def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | None:
 def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
     """Returns what an exception that ended an attempt makes of the job."""
     if isinstance(error, Cancel):
-        return Cancelled(Cause.HANDLER, error.reason)
+        return Cancelled(Cause.HANDLER, str(error.reason))
     if isinstance(error, ResultInvalid):
         return Cancelled(Cause.RESULT, str(error), failure(type(error).__name__, str(error)))
     try:
@@ -135,7 +135,7 @@ def describe(error: BaseException) -> Document:
     if isinstance(error, Reported):
         return error.document
     if isinstance(error, Retry):
-        return failure("Retry", error.reason)
+        return failure("Retry", str(error.reason))
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a __str__ may raise anything; the failure itself must still be kept

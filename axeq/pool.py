@@ -85,6 +85,8 @@ class Pool:
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._running = threading.Lock()
         self._shift: _Shift | None = None
+        self._stopping = threading.Lock()
+        self._stop_asked = False
 
     @property
     def tasks(self) -> list[Task[Any, Any]]:
@@ -127,12 +129,14 @@ class Pool:
         asyncio.run(self._run())
 
     def stop(self) -> None:
-        """Has the pool end: it stops claiming, lets handlers finish for `drain`, gives the rest back. From any
-        thread; returns at once.
+        """Has the pool end: it stops claiming, lets handlers finish for `drain`, and gives the rest back.
+
+        From any thread; returns at once. While the pool does not run, it ends the next run as that starts.
         """
-        shift = self._shift
-        if shift is not None:
-            shift.ask_to_end()
+        with self._stopping:
+            self._stop_asked = True
+            if self._shift is not None:
+                self._shift.ask_to_end()
 
     async def __aenter__(self) -> Self:
         if not self._tasks:
@@ -140,7 +144,10 @@ class Pool:
         if not self._running.acquire(blocking=False):
             raise AlreadyRunning("the pool is running already")
         try:
-            self._shift = _Shift(self)
+            with self._stopping:
+                self._shift = _Shift(self)
+                if self._stop_asked:
+                    self._shift.ask_to_end()
             await self._shift.start()
         except BaseException:
             self._shift = None
@@ -158,14 +165,16 @@ class Pool:
             self.ready.clear()
             await shift.end()
         finally:
-            self._shift = None
+            with self._stopping:
+                self._shift = None
+                self._stop_asked = False
             self._running.release()
 
     async def _run(self) -> None:
         try:
             async with self:
                 assert self._shift is not None
-                with _signals(self._shift.ask_to_end):
+                with _signals(self._shift.signalled):
                     await self._shift.asked_to_end()
                     await self._shift.end()
         finally:
@@ -228,9 +237,15 @@ class _Shift:
             self._background.append(task)
 
     def ask_to_end(self) -> None:
-        """Has the shift end; asked twice, it hurries. From any thread."""
+        """Has the shift end. From any thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._ask_to_end)
+            self._loop.call_soon_threadsafe(self._ending.set)
+
+    def signalled(self) -> None:
+        """Has the shift end, and at a second signal at once. On its loop."""
+        if self._ending.is_set():
+            self._hurry.set()
+        self._ending.set()
 
     async def asked_to_end(self) -> None:
         """Waits until somebody asks the shift to end, or part of it has failed."""
@@ -241,11 +256,6 @@ class _Shift:
         if self._ended is None:
             self._ended = self._loop.create_task(self._end())
         await asyncio.shield(self._ended)
-
-    def _ask_to_end(self) -> None:
-        if self._ending.is_set():
-            self._hurry.set()
-        self._ending.set()
 
     async def _end(self) -> None:
         self._ending.set()

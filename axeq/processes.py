@@ -10,6 +10,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -112,13 +113,24 @@ class _Child:
                 raise EOFError
             self._pipe, other = _SPAWN.Pipe()
             self._process = _SPAWN.Process(target=_serve, args=(other,), name="axeq-handler", daemon=True)
-            self._process.start()
+            _start_unsignalled(self._process)
             other.close()
+
+
+def _start_unsignalled(process: Any) -> None:
+    """Starts a child with SIGINT blocked: a Ctrl-C reaches the whole group, also a child that cannot ignore it yet."""
+    resource_tracker.ensure_running()  # the first child would start it, and that unblocks SIGINT
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _serve(pipe: Connection) -> None:
     """Runs calls until the parent hangs up. The parent's Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:

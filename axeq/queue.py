@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict, Unpack, overload
 
 from axeq import enqueue as rules
 from axeq import indexes, manage
+from axeq.callback import AsyncBuild, AsyncCallback, AsyncWhen, Build, Callback, SessionOf, When
 from axeq.duration import Duration, aware, seconds
 from axeq.enqueue import Draft
 from axeq.errors import ConfigurationError
@@ -47,7 +49,7 @@ class _Face:
     def __init__(self, store: Store, name: str = "default", *, max_payload: int = 256 * 1024) -> None:
         if not isinstance(store, Store):
             raise ConfigurationError(f"a queue takes an axeq.Store, not {type(store).__name__}: Queue(Store(...))")
-        if not 0 < max_payload <= _LARGEST_PAYLOAD:
+        if not (isinstance(max_payload, int) and 0 < max_payload <= _LARGEST_PAYLOAD):
             raise ConfigurationError(f"max_payload must be 1 to {_LARGEST_PAYLOAD:,} bytes, not {max_payload!r}")
         self.store = store
         self.name = name_of(name)
@@ -58,6 +60,7 @@ class _Face:
         return f"<{type(self).__name__} {self.name!r} on {self.store!r}>"
 
     def _draft(self, binding: Binding[Any, Any], payload: Any, options: Mapping[str, Any]) -> Draft:
+        _refuse_unknown("enqueue", options, EnqueueOptions)
         return Draft(
             name=binding.name,
             version=binding.version,
@@ -69,9 +72,7 @@ class _Face:
     def _drafts(
         self, payloads: Iterable[Any], name: str | None, options: Mapping[str, Any]
     ) -> tuple[list[Draft], list[Binding[Any, Any]]]:
-        misplaced = options.keys() - BatchOptions.__annotations__.keys()
-        if misplaced:
-            raise ConfigurationError(f"enqueue_many takes no {', '.join(sorted(misplaced))}: it is for single jobs")
+        _refuse_unknown("enqueue_many", options, BatchOptions)
         payloads = list(payloads)
         bindings = [bind(type(payload), name=name) for payload in payloads]
         return [
@@ -150,6 +151,31 @@ class Queue(_Face):
         rule = rules.insert_many if session is None else rules.insert_joined
         documents = self.store.run(rule(drafts, self.store.clock), session=session)
         return [Job(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
+
+    def callback(
+        self,
+        build: Build,
+        *,
+        delay: Duration = 0,
+        when: When | None = None,
+        name: str | None = None,
+        session: SessionOf | None = None,
+    ) -> Callback:
+        """Returns a web callback: once a request has been handled, and before its response is sent, it enqueues
+        what `build` makes of the request: a payload, a list of them, or None for nothing.
+
+        In Flask `app.after_request(queue.callback(build))`, or `queue.callback(build).route` above a view; in
+        FastAPI `dependencies=[Depends(queue.callback(build))]`, after the transaction's where there is one.
+        Where the handler raised or the status is 400 or more, nothing is enqueued; FastAPI shows a dependency
+        only exceptions and the status of its `response` parameter, not that of a response that the handler
+        made itself. An enqueue that fails fails the request.
+
+        `delay` is as for `enqueue`. `when` decides from the request whether anything is enqueued. `name` is for
+        models that have none. `session` finds the session of the request's transaction; by default it is
+        `flask.g.session` or `request.state.session`, where that is a MongoDB session with an open transaction.
+        What the handler knows, it hands to `build` on `flask.g` or `request.state`. Raises `ConfigurationError`.
+        """
+        return Callback(self, build, delay=delay, when=when, name=name, session=session)
 
     def get(self, id: Any, *, model: type[M] | None = None) -> Job[M, Any]:
         """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
@@ -275,6 +301,23 @@ class AsyncQueue(_Face):
         documents = await self.store.arun(rule(drafts, self.store.clock), session=session)
         return [AsyncJob(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
 
+    def callback(
+        self,
+        build: AsyncBuild,
+        *,
+        delay: Duration = 0,
+        when: AsyncWhen | None = None,
+        name: str | None = None,
+        session: SessionOf | None = None,
+    ) -> AsyncCallback:
+        """Returns a web callback; otherwise as `Queue.callback`, and its functions may be async.
+
+        In FastAPI `dependencies=[Depends(queue.callback(build))]`, after the transaction's where there is one;
+        in Starlette `Route(path, queue.callback(build).route(endpoint))`; in both
+        `app.add_middleware(queue.callback(build).middleware)`. The session is `request.state.session`.
+        """
+        return AsyncCallback(self, build, delay=delay, when=when, name=name, session=session)
+
     async def get(self, id: Any, *, model: type[M] | None = None) -> AsyncJob[M, Any]:
         """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
         return AsyncJob((await self.store.arun(manage.get(id))).document, self.store, bind(model) if model else None)
@@ -335,6 +378,12 @@ class AsyncQueue(_Face):
         if not self._labels_ready:
             await self.store.arun(indexes.secure("label", self.store.place.collection))
             self._labels_ready = True
+
+
+def _refuse_unknown(verb: str, options: Mapping[str, Any], known: type) -> None:
+    unknown = options.keys() - typing.get_type_hints(known).keys()
+    if unknown:
+        raise ConfigurationError(f"{verb} takes no {', '.join(sorted(unknown))}: see help(axeq.Queue.{verb})")
 
 
 def _checked(

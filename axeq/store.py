@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
+from pymongo.errors import CollectionInvalid, InvalidURI
 from pymongo.errors import ConfigurationError as DriverConfigurationError
-from pymongo.errors import InvalidURI
 from pymongo.synchronous.mongo_client import MongoClient
+from pymongo.write_concern import WriteConcern
 
 from axeq.capabilities import Capabilities, from_hello
 from axeq.clients import Clients, host_of
@@ -87,7 +88,7 @@ class Store:
             arguments = client._init_kwargs  # the driver's own record; it names no public one
         self.place = Place(database or named or _DEFAULT_DATABASE, collection, host_of(arguments), deadline)
         if arguments:
-            self._clients = Clients(arguments, given=client, on_change=self.clock.doubt)
+            self._clients = Clients(arguments, given=client)
 
     @property
     def simulated(self) -> bool:
@@ -122,6 +123,12 @@ class Store:
         """Returns the wire of the running loop."""
         clients = self._clients if self._clients is not None else await asyncio.to_thread(self._opened)
         return AsyncWire(clients.asynchronous(), self.place, self.clock)
+
+    def sync_client(self) -> MongoClient[Any]:
+        """Returns this process's sync client, as the store uses it."""
+        if self._simulated is not None:
+            raise ServerUnsuitable("mongomock is no server: there is no client to give")
+        return self._opened().sync()
 
     def spare_wire(self, *, timeout: float) -> SyncWire | SimulatedWire:
         """Returns a sync wire with a client of its own, which its user closes; `timeout` in seconds bounds each
@@ -205,7 +212,8 @@ class Store:
                 self._embedded = open_embedded(self._embedded_path)
                 arguments = {"host": self._embedded.uri}
                 self.place = replace(self.place, host=host_of(arguments))
-                self._clients = Clients(arguments, on_change=self.clock.doubt)
+                self._clients = Clients(arguments)
+                _create_collection(self._clients.sync(), self.place)
             return self._clients
 
     def _joined(self, session: Any) -> SyncWire:
@@ -216,6 +224,15 @@ class Store:
     def _refuse_session(self, session: Any) -> None:
         if session is not None:
             raise ServerUnsuitable("mongomock has no transactions: leave session= out, or use a replica set")
+
+
+def _create_collection(client: MongoClient[Any], place: Place) -> None:
+    """Creates the jobs collection, where it is not there.
+
+    SecantusDB 0.7.0b3 deadlocks when the first insert and the first index each create it at the same time.
+    """
+    with suppress(CollectionInvalid):
+        client.get_database(place.database, write_concern=WriteConcern("majority")).create_collection(place.collection)
 
 
 def _reopened(target: str, database: str, collection: str, timeout: float) -> Store:
@@ -264,19 +281,33 @@ def _client_of(target: Any) -> tuple[MongoClient[Any] | AsyncMongoClient[Any], s
 
 def _sync_session(session: Any) -> ClientSession:
     if isinstance(session, ClientSession):
+        _refuse_weak(session)
         return session
     raise TypeError(f"Queue takes a pymongo ClientSession, not {_kind(session)}: use AsyncQueue with async sessions")
 
 
 def _async_session(session: Any) -> AsyncClientSession | ClientSession:
     if isinstance(session, AsyncClientSession):
+        _refuse_weak(session)
         return session
     if _comes_from(session, "motor") and isinstance(getattr(session, "delegate", None), ClientSession):
         delegate: ClientSession = session.delegate
+        _refuse_weak(delegate)
         return delegate
     raise TypeError(
         f"AsyncQueue takes a pymongo AsyncClientSession or a Motor one, not {_kind(session)}: use Queue with it"
     )
+
+
+def _refuse_weak(session: ClientSession | AsyncClientSession) -> None:
+    """Refuses a transaction that can be rolled back once acknowledged; unset, the server's default is majority."""
+    options = session._transaction.opts if session.in_transaction else None
+    concern = options.write_concern.document if options is not None and options.write_concern else {}
+    if concern.get("w", "majority") != "majority":
+        raise ConfigurationError(
+            f"the session's transaction asks for write concern {concern['w']!r}: a job could be lost after its commit, "
+            'start it with write_concern=WriteConcern("majority")'
+        )
 
 
 def _kind(value: Any) -> str:

@@ -159,7 +159,7 @@ def _check_handler(handler: Any, binding: Binding[Any, Any]) -> None:
     _check_context(handler, binding, hints.get(next(iter(signature.parameters), "")))
     returned = hints.get("return", Any)
     declared = binding.result
-    if Any not in (returned, declared) and _plain(returned) != _plain(declared):
+    if not _fits(_plain(returned), _plain(declared)):
         raise HandlerInvalid(
             f"{_named(handler)} returns {_shown(returned)}, but {binding.model.__name__} declares {_shown(declared)}: "
             f"declare the model as axeq.Model[{_shown(returned)}], or return what it says"
@@ -175,10 +175,16 @@ def _check_context(handler: Any, binding: Binding[Any, Any], annotation: Any) ->
             f"{_named(handler)} takes a {_shown(annotation)}; it is given a Context[{binding.model.__name__}, ...]"
         )
     arguments = typing.get_args(annotation)
-    if arguments and arguments[0] is not Any and not issubclass(binding.model, arguments[0]):
+    if arguments and isinstance(arguments[0], type) and not issubclass(binding.model, arguments[0]):
         raise HandlerInvalid(
             f"{_named(handler)} takes a Context of {_shown(arguments[0])}, but is bound to {binding.model.__name__}"
         )
+
+
+def _fits(returned: Any, declared: Any) -> bool:
+    if Any in (returned, declared) or isinstance(returned, typing.TypeVar) or returned == declared:
+        return True
+    return isinstance(returned, type) and isinstance(declared, type) and issubclass(returned, declared)
 
 
 def _plain(annotation: Any) -> Any:

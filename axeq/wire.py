@@ -190,6 +190,7 @@ class SyncWire:
 
     def run(self, op: Op[T]) -> T:
         """Runs a rule, asking the server for its time first where that is stale."""
+        self.clock.follow(self.client.topology_description.max_election_id)
         if self.clock.stale:
             self.measure()
         return drive(op, self._execute)
@@ -235,6 +236,7 @@ class AsyncWire:
 
     async def run(self, op: Op[T]) -> T:
         """Runs a rule, asking the server for its time first where that is stale."""
+        self.clock.follow(self.client.topology_description.max_election_id)
         if self.clock.stale:
             await self.measure()
         return await adrive(op, self._execute)
@@ -437,7 +439,10 @@ def _translated(place: Place, clock: Clock, session: Any = None) -> Iterator[Non
     except driver.DuplicateKeyError:
         raise DuplicateKey from None
     except driver.BulkWriteError as error:
-        raise _bulk_failure(place, error) from error
+        failure = _bulk_failure(place, error)
+        if session is not None and not isinstance(failure, DuplicateKey):
+            raise
+        raise failure from error
     except (driver.DocumentTooLarge, bson.errors.BSONError, UnicodeEncodeError, OverflowError) as error:
         raise PayloadInvalid(f"the server cannot store it: {error}") from None
     except driver.PyMongoError as error:
@@ -464,7 +469,7 @@ def _bulk_failure(place: Place, error: driver.BulkWriteError) -> AxeqError:
     codes = {failure.get("code") for failure in failures}
     if failures and codes == {_DUPLICATE} and not details.get("writeConcernErrors"):
         return DuplicateKey([int(failure["index"]) for failure in failures])
-    if codes <= _TRANSIENT_CODES:
+    if codes <= _TRANSIENT_CODES | {_DUPLICATE}:
         return StoreUnavailable(place.host, "a bulk write was not confirmed")
     first = failures[0].get("errmsg", "") if failures else "a bulk write failed"
     return StoreError(f"MongoDB at {place.host}: {first}")

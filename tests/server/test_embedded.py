@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -247,6 +248,15 @@ def test_data_survives_the_end_of_the_server_on_the_same_port(path: Path) -> Non
         assert serving(path).pid != before.pid
 
 
+def test_a_server_whose_directory_is_removed_ends(path: Path) -> None:
+    with open_embedded(path):
+        pid = serving(path).pid
+
+    shutil.rmtree(path)
+
+    eventually(lambda: ended(pid))
+
+
 def test_a_user_who_comes_while_the_server_ends_gets_a_fresh_one(path: Path) -> None:
     open_embedded(path).close()
     before = serving(path)
@@ -354,9 +364,7 @@ def test_a_program_that_does_not_start_is_passed_over_with_a_line(
     assert f"passed over: {broken} did not start" in (path / "keeper.log").read_text()
 
 
-def test_no_server_program_is_an_error_that_says_so_at_once(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_server_program_is_an_error_that_says_so_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AXEQ_MONGOD", "/no/such/mongod")
 
     with pytest.raises(EmbeddedUnavailable, match="AXEQ_MONGOD names '/no/such/mongod'") as caught:

@@ -1,0 +1,118 @@
+"""Workers that die, freeze or hang: their jobs run again, and nothing that they still do changes a job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import axeq
+from axeq.states import State
+
+from .conftest import Workers, until
+from .worker import Block, Poison, Slow, Stubborn
+
+LEASE = 2.0
+
+
+def test_a_job_of_a_killed_worker_runs_again_within_a_lease_and_two_seconds(
+    queue: axeq.Queue, workers: Workers
+) -> None:
+    victim = workers.ready(workers.start(lease=LEASE))
+    survivor = workers.ready(workers.start(lease=LEASE))
+    jobs = [queue.enqueue(Slow(seconds=3.0)) for _ in range(2)]
+    until(lambda: len(workers.events("start")) == 2, seconds=20, what="both jobs started")
+    orphans = {event.job for event in workers.events("start") if event.process == victim.pid}
+    if not orphans:  # the other process was faster at both
+        victim, survivor = survivor, victim
+        orphans = {event.job for event in workers.events("start") if event.process == victim.pid}
+
+    victim.kill()
+    killed_at = time.monotonic()
+    until(
+        lambda: all(len(workers.by_job("start")[job]) == 2 for job in orphans),
+        seconds=30,
+        what="the killed worker's jobs started again",
+    )
+
+    restarts = [workers.by_job("start")[job][1] for job in orphans]
+    assert all(event.process == survivor.pid for event in restarts)
+    assert max(event.moment for event in restarts) - killed_at <= LEASE + 2
+    for job in jobs:
+        job.wait(30)
+        assert job.attempts == 1  # a death is not charged as an attempt
+        assert job.lost == 0
+
+
+def test_a_frozen_worker_that_comes_back_changes_nothing_and_logs_lease_lost(
+    queue: axeq.Queue, workers: Workers
+) -> None:
+    frozen = workers.ready(workers.start(lease=LEASE))
+    job = queue.enqueue(Slow(seconds=1.0))
+    until(lambda: len(workers.events("start")) == 1, seconds=20, what="the job started")
+
+    os.kill(frozen.pid, signal.SIGSTOP)
+    other = workers.ready(workers.start(lease=LEASE))
+    result = job.wait(30)
+    settled = job.refresh().document
+    until(lambda: time.monotonic() - workers.events("start")[0].moment > 2 * LEASE, seconds=30, what="two leases")
+    os.kill(frozen.pid, signal.SIGCONT)
+    until(lambda: "LeaseLost" in workers.log(frozen), seconds=20, what="LeaseLost in the log")
+
+    assert result == other.pid
+    assert job.refresh().document == settled
+
+
+def test_a_poison_job_ends_exhausted_alone_and_the_others_complete(queue: axeq.Queue, workers: Workers) -> None:
+    poison = queue.enqueue(Poison(kills=True), priority=-1)
+    others = queue.enqueue_many([Poison() for _ in range(199)])
+
+    def over() -> bool:
+        running = workers.processes[-1:]
+        if not running or running[0].poll() is not None:
+            workers.start(lease=1.0, workers=4)
+        stats = queue.stats()
+        return stats[State.COMPLETED] + stats[State.CANCELLED] == 200
+
+    until(over, seconds=150, what="all 200 jobs ended")
+
+    assert poison.refresh().state is State.CANCELLED
+    assert poison.cause == "exhausted"
+    assert len(workers.events("poison")) == 4  # max_lost is 3: it took four processes, and no more
+    assert {job.refresh().state for job in others} == {State.COMPLETED}
+
+
+def test_a_handler_that_blocks_the_loop_for_two_leases_keeps_its_job(queue: axeq.Queue, workers: Workers) -> None:
+    workers.ready(workers.start(lease=LEASE))
+    workers.ready(workers.start(lease=LEASE))
+
+    job = queue.enqueue(Block(seconds=2 * LEASE))
+    job.wait(40)
+
+    assert len(workers.events("start")) == 1
+    assert job.attempts == 1
+
+
+def test_a_thread_beyond_its_timeout_is_never_joined_by_a_second_attempt(queue: axeq.Queue, workers: Workers) -> None:
+    workers.ready(workers.start(lease=LEASE))
+    job = queue.enqueue(Stubborn(seconds=1.2))  # four times its timeout, short of a lease beyond it
+
+    until(lambda: job.refresh().final, seconds=40, what="the job ended")
+
+    events = [event.what for event in workers.events() if event.job == str(job.id)]
+    assert events == ["start", "end", "start", "end"]
+    assert (job.state, job.cause, job.attempts) == (State.CANCELLED, "exhausted", 2)
+    assert job.error is not None
+    assert job.error["type"] == "TimeoutError"
+
+
+def test_a_terminated_worker_gives_its_jobs_back_uncharged(queue: axeq.Queue, workers: Workers) -> None:
+    worker = workers.ready(workers.start(lease=30))
+    job = queue.enqueue(Slow(seconds=60))
+    until(lambda: len(workers.events("start")) == 1, seconds=20, what="the job started")
+
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+    job.refresh()
+    assert (job.state, job.attempts, job.lost) == (State.ENQUEUED, 0, 0)

@@ -1,0 +1,58 @@
+"""What takes long is begun early."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pymongo
+import pytest
+
+import axeq
+from tests.support.pools import quick_pool, running
+from tests.support.probe import Probe, probe
+from tests.support.waiting import DEADLINE
+
+
+@dataclass(frozen=True)
+class Aging:
+    """Jobs of a database of their own: one that ended and is to be removed, one that ended so and lives again."""
+
+    jobs: Any
+    ended: Any
+    revived: Any
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aging(request: pytest.FixtureRequest) -> Iterator[Aging | None]:
+    """Ends jobs whose retention is a second as soon as the session starts: servers look for such once a minute."""
+    if not any("aging_jobs" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    server_uri: str = request.getfixturevalue("server_uri")
+    database = f"axeq_test_{uuid.uuid4().hex[:12]}"
+    with pymongo.MongoClient[dict[str, Any]](server_uri) as client:
+        yield _aged(urlunsplit(urlsplit(server_uri)._replace(path=f"/{database}")), client[database]["jobs"])
+        client.drop_database(database)
+
+
+@pytest.fixture
+def aging_jobs(aging: Aging | None) -> Aging:
+    assert aging is not None
+    return aging
+
+
+def _aged(uri: str, jobs: Any) -> Aging:
+    with axeq.Store(uri) as store:
+        queue = axeq.Queue(store)
+        made = [queue.enqueue(Probe(), retention=1) for _ in range(2)]
+        pool = quick_pool(store)
+        pool.add(axeq.Task(Probe, probe))
+        with running(pool):
+            for job in made:
+                job.wait(DEADLINE)
+        made[1].retry()
+        return Aging(jobs, made[0].id, made[1].id)

@@ -1,0 +1,116 @@
+"""The indexes as the server has them, and the plans of the reads that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pymongo
+import pytest
+
+import axeq
+from axeq.indexes import INDEXES
+from axeq.lifecycle import due_page, next_due
+from tests.support.probe import Probe
+from tests.support.waiting import settled
+
+
+def described(jobs: Any) -> dict[str, Any]:
+    """Returns the indexes that exist, without the one on `_id` that every collection has."""
+    ignored = ("v", "ns", "name", "background")
+    return {
+        name: {key: _plain(value) for key, value in details.items() if key not in ignored}
+        for name, details in jobs.index_information().items()
+        if name != "_id_"
+    }
+
+
+def _plain(value: Any) -> Any:
+    return [(key, int(direction)) for key, direction in value] if isinstance(value, list) else value
+
+
+async def test_the_indexes_created_are_exactly_the_declared_ones(queue: Any, jobs: Any) -> None:
+    names = await settled(queue.ensure_indexes())
+
+    assert described(jobs) == {index.name: {"key": list(index.keys), **index.options} for index in INDEXES}
+    assert set(names) >= {index.name for index in INDEXES}
+
+
+async def test_creating_the_indexes_twice_changes_nothing(queue: Any, jobs: Any) -> None:
+    await settled(queue.ensure_indexes())
+    before = described(jobs)
+
+    await settled(queue.ensure_indexes())
+
+    assert described(jobs) == before
+
+
+async def test_the_first_label_creates_the_index_that_makes_it_unique(queue: Any, jobs: Any) -> None:
+    await settled(queue.enqueue(Probe(), label="one"))
+
+    assert "label" in described(jobs)
+
+
+@pytest.fixture(scope="session")
+def plans_partial_indexes(server: pymongo.MongoClient[dict[str, Any]]) -> Iterator[None]:
+    """Skips where the server's planner does not choose a partial index even for its own filter."""
+    scratch = server["axeq_probe"]["plans"]
+    scratch.insert_many([{"a": number} for number in range(50)])
+    scratch.create_index([("a", 1)], name="partial", partialFilterExpression={"a": {"$exists": True}})
+    stages = list(_stages(_winner(scratch.find({"a": {"$lt": 3}}).explain())))
+    server.drop_database("axeq_probe")
+    if not any(stage.get("indexName") == "partial" for stage in stages):
+        pytest.skip("the server's planner does not use partial indexes, tried")
+    yield
+
+
+@pytest.fixture
+def filled(store: axeq.Store) -> axeq.Store:
+    queue = axeq.Queue(store)
+    queue.ensure_indexes()
+    for priority in (0, 5):
+        queue.enqueue_many([Probe() for _ in range(50)], priority=priority)
+        queue.enqueue_many([Probe() for _ in range(50)], priority=priority, delay=600)
+    return store
+
+
+def _winner(explained: dict[str, Any]) -> dict[str, Any]:
+    plan: dict[str, Any] = explained["queryPlanner"]["winningPlan"]
+    return plan.get("queryPlan", plan)
+
+
+def _stages(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in (plan.get("inputStage"), *plan.get("inputStages", ())):
+        if inner:
+            yield from _stages(inner)
+
+
+def explained(jobs: Any, rule: Any) -> list[dict[str, Any]]:
+    """Returns the stages by which the server would run a rule's first read."""
+    command = next(rule)
+    cursor = jobs.find(command.filter, command.projection, sort=command.sort, limit=command.limit)
+    return list(_stages(_winner(cursor.explain())))
+
+
+@pytest.mark.needs("plans")
+@pytest.mark.usefixtures("plans_partial_indexes")
+def test_the_board_is_read_from_the_claim_index_alone_in_order(filled: axeq.Store, jobs: Any) -> None:
+    now = datetime.now(UTC) + timedelta(seconds=10)
+
+    stages = explained(jobs, due_page("default", {"probe": 1}, now, limit=100))
+
+    assert [stage["indexName"] for stage in stages if stage["stage"] == "IXSCAN"] == ["claim"]
+    assert {stage["stage"] for stage in stages} <= {"LIMIT", "PROJECTION_COVERED", "PROJECTION_SIMPLE", "IXSCAN"}
+
+
+@pytest.mark.needs("plans")
+@pytest.mark.usefixtures("plans_partial_indexes")
+def test_the_next_due_time_is_read_from_the_due_index_in_order(filled: axeq.Store, jobs: Any) -> None:
+    filled.run(next_due("default", ["probe"], filled.clock))
+
+    stages = explained(jobs, next_due("default", ["probe"], filled.clock))
+
+    assert [stage["indexName"] for stage in stages if stage["stage"] == "IXSCAN"] == ["due"]
+    assert not {"SORT", "COLLSCAN"} & {stage["stage"] for stage in stages}

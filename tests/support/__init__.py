@@ -1,0 +1,1 @@
+"""Helpers that server, race and acceptance tests share."""

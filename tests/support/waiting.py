@@ -1,0 +1,51 @@
+"""Waiting for something to become true, with a deadline and never a fixed pause."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+__all__ = ["DEADLINE", "aeventually", "eventually", "settled"]
+
+T = TypeVar("T")
+
+DEADLINE = 30.0
+_POLL = 0.01
+
+
+def eventually(assertion: Callable[[], T], timeout: float = DEADLINE) -> T:
+    """Calls `assertion` until it neither raises `AssertionError` nor returns False, and returns what it returned."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            value = assertion()
+            assert value is not False, f"not within {timeout:g} s"
+        except AssertionError:
+            if time.monotonic() >= until:
+                raise
+        else:
+            return value
+        time.sleep(_POLL)
+
+
+async def aeventually(assertion: Callable[[], T | Awaitable[T]], timeout: float = DEADLINE) -> T:
+    """As `eventually`, leaving the loop to others meanwhile; `assertion` may be async."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            value: T = await settled(assertion())
+            assert value is not False, f"not within {timeout:g} s"
+        except AssertionError:
+            if time.monotonic() >= until:
+                raise
+        else:
+            return value
+        await asyncio.sleep(_POLL)
+
+
+async def settled(value: Any) -> Any:
+    """Returns `value`, awaited where it is awaitable: one test so serves the sync and the async face."""
+    return await value if inspect.isawaitable(value) else value

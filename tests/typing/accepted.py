@@ -1,0 +1,137 @@
+"""A program that mypy --strict and pyright must accept as it stands: the types that users are promised."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+import axeq
+
+
+class Made(BaseModel):
+    path: str
+
+
+class Thumbnail(axeq.Model[Made], name="thumbnail"):
+    image: str
+    width: int = 320
+
+
+class Ping(axeq.Model, name="ping", version=2):
+    host: str = "localhost"
+
+
+class Total(axeq.Model[int], name="total", secrets="store"):
+    numbers: list[int]
+
+
+class Plain(BaseModel):
+    text: str
+
+
+store = axeq.Store("mongodb://localhost:27017/shop", timeout=timedelta(seconds=5))
+queue = axeq.Queue(store, max_payload=100_000)
+async_queue = axeq.AsyncQueue(store, "images")
+pool = axeq.Pool(store, queue="images", lease=30, drain=timedelta(seconds=10), max_lag=0.05)
+
+
+@pool.task(Thumbnail, workers=4, max_attempts=5, min_delay=1, max_delay=600, delay_factor=2, timeout=600)
+async def thumbnail(ctx: axeq.Context[Thumbnail, Made]) -> Made:
+    assert_type(ctx.model, Thumbnail)
+    assert_type(ctx.model.width, int)
+    assert_type(ctx.attempt, int)
+    assert_type(ctx.cancelled, bool)
+    assert_type(ctx.job, axeq.Record)
+    assert_type(ctx.queue, axeq.AsyncQueue)
+    assert_type(ctx.sync_queue, axeq.Queue)
+    ctx.log.info("makes %s", ctx.model.image)
+    if not ctx.model.image:
+        raise axeq.Cancel("nothing to make")
+    follow_up = await ctx.queue.enqueue(Ping(), delay=5)
+    assert_type(follow_up, axeq.AsyncJob[Ping, Any])
+    return Made(path=ctx.model.image)
+
+
+@pool.task(Total, executor="thread", retention=timedelta(days=1))
+def total(ctx: axeq.Context[Total, int]) -> int:
+    if ctx.attempt > 3:
+        raise axeq.Snooze(delay=timedelta(minutes=5))
+    return sum(ctx.model.numbers)
+
+
+@pool.task(Ping, max_lost=None)
+async def ping(ctx: axeq.Context[Ping, Any]) -> None:
+    raise axeq.Retry("busy", at=datetime.now(UTC) + timedelta(minutes=1))
+
+
+@pool.task(Plain, name="plain")
+def plain(ctx: axeq.Context[Plain, int]) -> int:
+    return len(ctx.model.text)
+
+
+assert_type(pool.add(axeq.Task(Thumbnail, thumbnail, workers=8)), axeq.Task[Thumbnail, Made])
+assert_type(axeq.Task(Total, total), axeq.Task[Total, int])
+assert_type(axeq.Task(Plain, plain, name="plain"), axeq.Task[Plain, int])
+
+
+def produce() -> None:
+    job = queue.enqueue(Thumbnail(image="a.jpg"), delay=5, label="a.jpg", priority=-1)
+    assert_type(job, axeq.Job[Thumbnail, Made])
+    assert_type(job.wait(timeout=30), Made)
+    assert_type(job.payload, Thumbnail)
+    assert_type(job.refresh(), axeq.Job[Thumbnail, Made])
+    assert_type(job.retry().wait(), Made)
+    assert_type(job.state, axeq.State)
+    assert_type(job.cancel("not wanted"), axeq.Cancellation)
+    assert_type(job.remove(), bool)
+
+    number = queue.enqueue(Total(numbers=[1, 2]), run_at=datetime.now(UTC), retention=timedelta(hours=1))
+    assert_type(number.wait(), int)
+    assert_type(queue.enqueue(Ping()), axeq.Job[Ping, Any])
+    assert_type(queue.enqueue(Plain(text="a"), name="plain"), axeq.Job[Plain, Any])
+
+    many = queue.enqueue_many((Thumbnail(image=name) for name in ("a.jpg", "b.jpg")), priority=3)
+    assert_type(many, list[axeq.Job[Thumbnail, Made]])
+    assert_type(queue.enqueue_many([Plain(text="a")], name="plain"), list[axeq.Job[Plain, Any]])
+
+    assert_type(queue.get(job.id, model=Thumbnail), axeq.Job[Thumbnail, Any])
+    assert_type(queue.find(state=axeq.State.FAILED, limit=10), list[axeq.Job[Any, Any]])
+    assert_type(queue.stats()[axeq.State.ENQUEUED], int)
+    assert_type(queue.cancel(job.id), axeq.Cancellation)
+    queue.pause("thumbnail")
+    queue.resume()
+
+
+async def aproduce() -> None:
+    job = await async_queue.enqueue(Thumbnail(image="a.jpg"), deadline=datetime.now(UTC))
+    assert_type(job, axeq.AsyncJob[Thumbnail, Made])
+    assert_type(await job.wait(timedelta(seconds=30)), Made)
+    assert_type(await job.refresh(), axeq.AsyncJob[Thumbnail, Made])
+    assert_type(await async_queue.enqueue(Plain(text="a"), name="plain"), axeq.AsyncJob[Plain, Any])
+
+    many = await async_queue.enqueue_many([Total(numbers=[1])], delay=timedelta(seconds=1))
+    assert_type(many, list[axeq.AsyncJob[Total, int]])
+    assert_type([await each.wait() for each in many], list[int])
+
+
+async def run_inside_an_app() -> None:
+    async with pool:
+        pool.stop()
+
+
+def run_as_a_process() -> None:
+    pool.run()
+
+
+def look_at_errors() -> str | None:
+    try:
+        queue.enqueue(Thumbnail(image="a.jpg"), label="a.jpg")
+    except axeq.LabelTaken as taken:
+        return taken.label
+    except axeq.PayloadTooLarge as large:
+        assert_type(large.size, int)
+    except axeq.StoreUnavailable as unavailable:
+        assert_type(unavailable.sent, bool)
+    return None

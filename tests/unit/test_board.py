@@ -1,0 +1,197 @@
+"""The board: what is due, in order, spread over the lag, and the lost ones apart."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from axeq.board import Board
+from axeq.lifecycle import Candidate
+
+from .playing import NOW
+
+LATER = NOW + timedelta(hours=1)
+
+
+class Ticks:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ticks() -> Ticks:
+    return Ticks()
+
+
+@pytest.fixture
+def board(ticks: Ticks) -> Board:
+    return Board(max_lag=0.0, monotonic=ticks, chance=lambda: 0.0)
+
+
+def candidate(identity: Any, *, name: str = "a", priority: int = 0, due: float = -10.0, lost: int = 0) -> Candidate:
+    return Candidate(identity, name, priority, NOW + timedelta(seconds=due), 1, lost)
+
+
+def fill(board: Board, *candidates: Candidate, horizon: datetime = NOW, more: bool = False) -> None:
+    board.fill(["a"], candidates, horizon=horizon, more=more)
+
+
+def taken(board: Board, count: int = 100, now: datetime = LATER, **options: Any) -> list[Any]:
+    return [each.id for each in board.take("a", count, now, **options)]
+
+
+def test_jobs_are_taken_in_the_order_of_the_read_and_once(board: Board) -> None:
+    fill(board, candidate(1, priority=-5), candidate(2), candidate(3))
+
+    assert taken(board, 2) == [1, 2]
+    assert taken(board) == [3]
+    assert taken(board) == []
+
+
+def test_jobs_announced_by_a_stream_are_taken_by_priority_and_then_due_time(board: Board) -> None:
+    for each in (
+        candidate(1, due=-1),
+        candidate(2, priority=5, due=-9),
+        candidate(3, due=-3),
+        candidate(4, priority=-1),
+    ):
+        board.offer(each)
+
+    assert taken(board) == [4, 3, 1, 2]
+
+
+def test_jobs_announced_after_a_read_are_put_in_their_place(board: Board) -> None:
+    fill(board, candidate(1, due=-9), candidate(2, due=-1), candidate(3, priority=7))
+
+    board.offer(candidate(4, due=-5))
+
+    assert taken(board) == [1, 4, 2, 3]
+
+
+def test_a_read_goes_before_the_jobs_that_fall_due_later(board: Board) -> None:
+    board.offer(candidate("later", due=5))
+
+    fill(board, candidate("sooner", due=-5))
+
+    assert taken(board) == ["sooner", "later"]
+
+
+def test_a_job_announced_twice_is_known_once(board: Board) -> None:
+    board.offer(candidate(1))
+    board.offer(candidate(1))
+
+    assert board.count("a") == 1
+
+
+def test_a_read_replaces_what_was_known_to_be_due_and_keeps_what_falls_due_later(board: Board) -> None:
+    fill(board, candidate("claimed elsewhere"))
+    board.offer(candidate("to come", due=60))
+
+    fill(board, candidate("new"))
+
+    assert sorted(taken(board)) == ["new", "to come"]
+
+
+def test_a_read_of_one_task_leaves_the_others(board: Board) -> None:
+    board.offer(candidate(1, name="b"))
+
+    fill(board)
+
+    assert board.count("b") == 1
+
+
+def test_a_job_is_not_taken_before_it_is_due(board: Board) -> None:
+    board.offer(candidate(1, due=10))
+
+    assert taken(board, now=NOW + timedelta(seconds=9.999)) == []
+    assert taken(board, now=NOW + timedelta(seconds=10)) == [1]
+
+
+@pytest.mark.parametrize(("chance", "wait"), [(0.0, 0.0), (0.5, 0.05), (0.999, 0.0999)])
+def test_a_job_is_taken_a_random_part_of_the_lag_after_its_due_time(ticks: Ticks, chance: float, wait: float) -> None:
+    board = Board(max_lag=0.1, monotonic=ticks, chance=lambda: chance)
+    visible = NOW + timedelta(seconds=wait)
+
+    board.offer(candidate(1, due=0))
+
+    assert board.next_visible(["a"]) == visible
+    assert taken(board, now=visible - timedelta(milliseconds=1)) == []
+    assert taken(board, now=visible) == [1]
+
+
+def test_a_job_keeps_its_lag_when_it_is_read_again(ticks: Ticks) -> None:
+    chances = iter([0.2, 0.9, 0.9])
+    board = Board(max_lag=0.1, monotonic=ticks, chance=lambda: next(chances))
+
+    fill(board, candidate(1, due=0))
+    fill(board, candidate(1, due=0))
+
+    assert board.next_visible(["a"]) == NOW + timedelta(seconds=0.02)
+
+
+def test_jobs_that_lost_a_lease_are_never_taken_with_the_others(board: Board) -> None:
+    fill(board, candidate(1, lost=1), candidate(2))
+
+    assert taken(board) == [2]
+    lost = board.take_lost("a", LATER, most_lost=None)
+    assert lost is not None
+    assert lost.id == 1
+
+
+def test_a_suspect_is_left_where_it_is_until_it_may_be_taken(board: Board) -> None:
+    fill(board, candidate("suspect", lost=2), candidate("once", lost=1))
+
+    first = board.take_lost("a", LATER, most_lost=1)
+    second = board.take_lost("a", LATER, most_lost=1)
+    third = board.take_lost("a", LATER, most_lost=None)
+
+    assert first is not None
+    assert third is not None
+    assert (first.id, second, third.id) == ("once", None, "suspect")
+
+
+def test_a_lost_job_is_not_taken_before_it_is_due(board: Board) -> None:
+    board.offer(candidate(1, lost=1, due=10))
+
+    assert board.take_lost("a", NOW, most_lost=None) is None
+
+
+def test_jobs_that_this_pool_still_runs_are_dropped(board: Board) -> None:
+    fill(board, candidate(1), candidate(2), candidate(3, lost=1))
+
+    assert taken(board, apart={1}) == [2]
+    assert board.take_lost("a", LATER, most_lost=None, apart={3}) is None
+    assert board.count("a") == 0
+
+
+def test_a_board_is_fresh_for_a_second(board: Board, ticks: Ticks) -> None:
+    never = board.fresh("a")
+    fill(board)
+    at_once = board.fresh("a")
+    ticks.now += 1.0
+    after_a_second = board.fresh("a")
+    ticks.now += 0.001
+
+    assert (never, at_once, after_a_second, board.fresh("a")) == (False, True, True, False)
+
+
+def test_a_full_page_says_that_there_is_more(board: Board) -> None:
+    fill(board, candidate(1), more=True)
+    more = board.more("a")
+    fill(board, candidate(1), more=False)
+
+    assert (more, board.more("a")) == (True, False)
+
+
+def test_the_next_visible_job_is_the_first_of_all_tasks(board: Board) -> None:
+    board.offer(candidate(1, due=30))
+    board.offer(candidate(2, name="b", due=20))
+
+    assert board.next_visible(["a", "b"]) == NOW + timedelta(seconds=20)
+    assert board.next_visible(["a"]) == NOW + timedelta(seconds=30)
+    assert board.next_visible(["c"]) is None

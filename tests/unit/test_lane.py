@@ -1,0 +1,137 @@
+"""How many jobs a task claims: slow handlers never hoard, fast ones are fed ahead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import axeq
+from axeq import lane as module
+from axeq.executor import Attempt
+from axeq.lane import Lane
+
+from .playing import held_record
+
+
+class Ping(axeq.Model, name="ping"):
+    pass
+
+
+async def handler(ctx: axeq.Context[Ping, Any]) -> None:
+    return None
+
+
+class Ticks:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> Ticks:
+    ticks = Ticks()
+    monkeypatch.setattr(module, "time", ticks)
+    return ticks
+
+
+@pytest.fixture
+def lane(ticks: Ticks) -> Lane:
+    return Lane(axeq.Task(Ping, handler, workers=4))
+
+
+def claim(lane: Lane, count: int) -> None:
+    lane.ready.extend(Attempt(held_record(name="ping"), lane.task) for _ in range(count))
+
+
+def run_all(lane: Lane) -> None:
+    while lane.start() is not None:
+        pass
+
+
+def work(lane: Lane, ticks: Ticks, *, each: float, seconds: float) -> None:
+    """Runs jobs that take `each` seconds, one after the other, for so long."""
+    for _ in range(int(seconds / each)):
+        claim(lane, 1)
+        lane.start()
+        ticks.now += each
+        lane.finish()
+
+
+def test_a_new_task_claims_one_job_for_each_worker(lane: Lane) -> None:
+    assert lane.wanted == 4
+
+
+def test_a_busy_task_of_slow_jobs_claims_nothing_ahead(lane: Lane, ticks: Ticks) -> None:
+    work(lane, ticks, each=60.0, seconds=600.0)
+
+    claim(lane, lane.wanted)
+    run_all(lane)
+
+    assert (lane.running, lane.wanted) == (4, 0)
+
+
+def test_a_slow_task_claims_only_for_the_worker_that_is_free(lane: Lane, ticks: Ticks) -> None:
+    claim(lane, 4)
+    run_all(lane)
+
+    ticks.now += 60
+    lane.finish()
+
+    assert lane.wanted == 1
+
+
+def test_a_fast_task_claims_ahead_what_it_finishes_in_a_fifth_of_a_second(lane: Lane, ticks: Ticks) -> None:
+    work(lane, ticks, each=0.001, seconds=3.0)
+
+    assert lane.wanted == pytest.approx(4 + 200, abs=5)
+
+
+def test_a_fast_task_claims_again_only_when_half_is_used_up(lane: Lane, ticks: Ticks) -> None:
+    work(lane, ticks, each=0.001, seconds=3.0)
+    claim(lane, lane.wanted)
+    run_all(lane)
+
+    wanted = []
+    while lane.ready:
+        lane.ready.popleft()
+        wanted.append(lane.wanted)
+
+    first = next(count for count in wanted if count)
+    assert 0 in wanted
+    assert first >= 95
+
+
+def test_no_task_claims_more_than_a_thousand_ahead(lane: Lane, ticks: Ticks) -> None:
+    work(lane, ticks, each=0.00001, seconds=1.0)
+
+    assert lane.wanted == 4 + 1000
+
+
+def test_a_task_that_turns_slow_stops_claiming_ahead(lane: Lane, ticks: Ticks) -> None:
+    work(lane, ticks, each=0.001, seconds=3.0)
+
+    work(lane, ticks, each=10.0, seconds=200.0)
+
+    assert lane.wanted == 4
+
+
+def test_jobs_start_in_the_order_of_their_claim_while_workers_are_free(lane: Lane) -> None:
+    claim(lane, 6)
+    claimed = list(lane.ready)
+
+    started = [lane.start() for _ in range(6)]
+
+    assert started == [*claimed[:4], None, None]
+    assert (lane.running, lane.free, len(lane.ready)) == (4, 0, 2)
+
+
+def test_a_worker_is_free_only_where_no_job_waits_for_it(lane: Lane) -> None:
+    claim(lane, 3)
+
+    before = lane.free
+    run_all(lane)
+
+    assert (before, lane.free) == (1, 1)
