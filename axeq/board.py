@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from axeq.lifecycle import Candidate
+from axeq.due import Candidate
 
 __all__ = ["Board"]
 

@@ -12,9 +12,10 @@ from axeq.errors import LeaseLost
 from axeq.executor import Attempt, Executor, Stop
 from axeq.lane import Lane
 from axeq.leases import Leases
-from axeq.lifecycle import Held, Holding, Settled, Settlement, settlement
+from axeq.lifecycle import Held, Holding
 from axeq.outcome import Outcome, Released, judge
 from axeq.record import Record
+from axeq.settlement import Settled, Settlement, settlement
 from axeq.settler import Settler
 from axeq.store import Store
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from axeq.board import Board
 from axeq.crew import Crew
+from axeq.due import Candidate
 from axeq.errors import StoreError
 from axeq.feed import Feed
 from axeq.lane import Lane
 from axeq.leases import Leases
-from axeq.lifecycle import Candidate, claim_many, claim_one
+from axeq.lifecycle import claim_many, claim_one
 from axeq.record import Record
 from axeq.store import Store
 
@@ -105,13 +106,13 @@ class Dispatcher:
         """
         short = [lane for lane in hungry if self._board.count(lane.task.name) < lane.wanted]
         if short and self._feed.look_now:
-            await self._feed.refill(list(self._lanes), wanted=sum(lane.wanted for lane in hungry))
+            await self._feed.look(wanted=sum(lane.wanted for lane in hungry))
             return True
         for lane in hungry:
             name = lane.task.name
             stale = self._board.count(name) and not self._board.fresh(name)
             if stale or (lane in short and self._board.more(name)):
-                await self._feed.refill([name], wanted=lane.wanted)
+                await self._feed.refill(name, wanted=lane.wanted)
         return False
 
     async def _claim(self, lane: Lane) -> int:

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from axeq.board import Board
+from axeq.due import Backlog, Candidate, due_page, next_due, understood
 from axeq.errors import StoreError
-from axeq.lifecycle import Candidate, due_page, next_due
 from axeq.states import State
 from axeq.store import Store
 
@@ -22,6 +22,7 @@ __all__ = ["Feed"]
 _LOGGER = logging.getLogger("axeq.feed")
 _PAGES_AHEAD = 8
 _SMALLEST_PAGE, _LARGEST_PAGE = 100, 4000
+_DISCOVER_EVERY = 1.0
 _SLOWEST_POLL = 1.0
 _POLL_WITH_STREAM = 10.0
 _STREAM_AWAIT = 10.0
@@ -59,16 +60,47 @@ class Feed:
         self._poll = interval
         self._look_at = 0.0
         self._next_due: datetime | None = None
+        self._backlogs: dict[str, Backlog] = {}
+        self._discover_at: dict[str, float] = {}
 
-    async def refill(self, names: Sequence[str], *, wanted: int) -> None:
-        """Reads due jobs of `names` anew: a page of several times as many as are `wanted`, for the next claims."""
-        page = min(max(wanted * _PAGES_AHEAD, _SMALLEST_PAGE), _LARGEST_PAGE)
+    async def look(self, *, wanted: int) -> None:
+        """Reads what is due of every task that is not known to have a backlog."""
+        names = [name for name in self._versions if name not in self._backlogs]
+        if names:
+            await self._read(names, wanted)
+        self._looked(found=any(self._board.count(name) for name in self._versions))
+
+    async def refill(self, name: str, *, wanted: int) -> None:
+        """Reads what is due of one task anew: several times as many as are `wanted`, for the next claims."""
+        backlog = self._backlogs.get(name)
+        if backlog is None:
+            await self._read([name], wanted)
+        else:
+            await self._read_backlog(backlog, wanted)
+
+    async def _read(self, names: Sequence[str], wanted: int) -> None:
+        page, horizon = _page_size(wanted), self._store.clock.earliest()
         versions = {name: self._versions[name] for name in names}
-        horizon = self._store.clock.earliest()
-        candidates = await self._store.arun(due_page(self._queue, versions, horizon, limit=page))
-        self._board.fill(names, candidates, horizon=horizon, more=len(candidates) == page)
-        if set(names) == self._versions.keys():
-            self._looked(bool(candidates))
+        found = await self._store.arun(due_page(self._queue, versions, horizon, limit=page))
+        candidates = understood(found, versions)
+        full = len(found) == page
+        self._board.fill(names, candidates, horizon=horizon, more=full)
+        if full and len(names) == 1:
+            backlog = Backlog(self._queue, names[0], versions[names[0]])
+            backlog.met(candidates)
+            self._backlogs[names[0]] = backlog
+
+    async def _read_backlog(self, backlog: Backlog, wanted: int) -> None:
+        page, horizon = _page_size(wanted), self._store.clock.earliest()
+        loop_now = asyncio.get_running_loop().time()
+        if loop_now >= self._discover_at.get(backlog.name, 0):
+            await self._store.arun(backlog.discover(horizon))
+            self._discover_at[backlog.name] = loop_now + _DISCOVER_EVERY
+        candidates = await self._store.arun(backlog.page(horizon, limit=page))
+        full = len(candidates) == page
+        self._board.fill([backlog.name], candidates, horizon=horizon, more=full)
+        if not full or not backlog.readable:
+            del self._backlogs[backlog.name]
 
     @property
     def look_now(self) -> bool:
@@ -160,7 +192,7 @@ class Feed:
             self._next_due = moment
             self._wake()
 
-    def _looked(self, found: bool) -> None:
+    def _looked(self, *, found: bool) -> None:
         self._poll = self._interval if found else min(self._poll * 1.5, _SLOWEST_POLL)
         wait = _POLL_WITH_STREAM if self._streaming else self._poll
         jitter = 0.75 + random.random() / 2  # noqa: S311 - keeps pools apart
@@ -202,3 +234,7 @@ class Feed:
                 }
             },
         ]
+
+
+def _page_size(wanted: int) -> int:
+    return min(max(wanted * _PAGES_AHEAD, _SMALLEST_PAGE), _LARGEST_PAGE)

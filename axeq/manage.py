@@ -15,9 +15,9 @@ from axeq.errors import (
     LabelTaken,
     WaitTimeout,
 )
-from axeq.lifecycle import expiry
 from axeq.outcome import Limits
 from axeq.record import EVENTS_KEPT, Document, Record, event
+from axeq.settlement import expiry
 from axeq.states import FINAL, Cause, State, sources
 from axeq.wire import CONTROL, JOBS, Call, Find, Op, Sleep
 

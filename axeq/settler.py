@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from axeq.errors import StoreError
-from axeq.lifecycle import Settled, Settlement, settle
+from axeq.settlement import Settled, Settlement, settle
 from axeq.store import Store
 
 __all__ = ["Settler"]

@@ -86,10 +86,11 @@ class Find:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One entry of a `bulk_write`: the first document that `filter` matches is changed by `update`."""
+    """One entry of a `bulk_write`: what `filter` matches, the first or `many`, is changed by `update`."""
 
     filter: Mapping[str, Any]
     update: Mapping[str, Any]
+    many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +345,8 @@ class SimulatedWire:
         return _through_bson(reply) if isinstance(reply, dict) else reply
 
     def _update(self, collection: Any, entry: Update) -> int:
-        return int(collection.update_one(entry.filter, entry.update).matched_count)
+        update = collection.update_many if entry.many else collection.update_one
+        return int(update(entry.filter, entry.update).matched_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,10 +379,14 @@ def _cursor(collection: Any, command: Find, session: Any) -> Any:
 def _arguments(command: Call) -> tuple[Any, ...]:
     if command.method == "bulk_write":
         updates: Sequence[Update] = command.args[0]
-        return ([pymongo.UpdateOne(entry.filter, entry.update) for entry in updates],)
+        return ([_driver_update(entry) for entry in updates],)
     if command.method == "create_indexes":
         return ([_index_model(specification) for specification in command.args[0]],)
     return command.args
+
+
+def _driver_update(entry: Update) -> pymongo.UpdateOne | pymongo.UpdateMany:
+    return (pymongo.UpdateMany if entry.many else pymongo.UpdateOne)(entry.filter, entry.update)
 
 
 def _index_model(specification: Mapping[str, Any]) -> pymongo.IndexModel:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,9 +66,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def wrong(guarded: str) -> str:
+def wrong(guarded: str) -> Iterator[str]:
     """The URI of a server that wants credentials, with wrong ones."""
-    return f"mongodb://ada:{PASSWORD}@{guarded}/shop?authSource=admin&directConnection=true"
+    yield f"mongodb://ada:{PASSWORD}@{guarded}/shop?authSource=admin&directConnection=true"
+    # The driver leaves the socket of a refused greeting to the collector, which warns of it in some later test.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
@@ -98,9 +104,9 @@ async def test_a_server_that_is_not_there_is_one_line_with_its_address_and_the_c
 
 
 async def test_the_uri_says_how_long_to_look_for_a_server(face: Any, nowhere: str) -> None:
-    async with axeq.Store(nowhere, timeout=60) as store:
+    async with axeq.Store(nowhere, timeout=12) as store:
         with pytest.raises(axeq.StoreUnavailable):
-            await asyncio.wait_for(asyncio.to_thread(_ask, face, store), timeout=15)
+            await asyncio.wait_for(asyncio.to_thread(_ask, face, store), timeout=8)
 
 
 def _ask(face: Any, store: axeq.Store) -> None:
@@ -137,7 +143,7 @@ async def test_a_password_appears_in_no_error_log_or_description(
     face: Any, source: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="axeq")
-    async with axeq.Store(request.getfixturevalue(source), timeout=2) as store:
+    async with axeq.Store(request.getfixturevalue(source), timeout=1) as store:
         queue = face(store)
         pool = quick_pool(store)
         pool.add(axeq.Task(Probe, probe))
@@ -187,11 +193,9 @@ def test_what_is_no_store_is_refused_by_type() -> None:
         axeq.Store({})
 
 
-@pytest.mark.parametrize(
-    "command", [("demo",), ("dev",), ("indexes",), ("indexes", "ensure"), ("doctor",), ("--help",)]
-)
-def test_the_command_line_never_shows_the_password(command: tuple[str, ...], nowhere: str) -> None:
-    with python("-m", "axeq.cli", *command, nowhere, AXEQ_URI=nowhere, AXEQ_MONGOD="/no/such") as process:
+@pytest.mark.parametrize("command", ["demo", "dev", "indexes", "indexes ensure", "doctor", "--help"])
+def test_the_command_line_never_shows_the_password(command: str, nowhere: str) -> None:
+    with python("-m", "axeq.cli", *command.split(), nowhere, AXEQ_URI=nowhere, AXEQ_MONGOD="/no/such") as process:
         output, errors = process.communicate(timeout=DEADLINE)
 
     assert output + errors != ""

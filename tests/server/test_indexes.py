@@ -10,8 +10,8 @@ import pymongo
 import pytest
 
 import axeq
+from axeq.due import due_page, next_due
 from axeq.indexes import INDEXES
-from axeq.lifecycle import due_page, next_due
 from tests.support.probe import Probe
 from tests.support.waiting import settled
 
@@ -53,7 +53,7 @@ async def test_the_first_label_creates_the_index_that_makes_it_unique(queue: Any
 
 
 @pytest.fixture(scope="session")
-def plans_partial_indexes(server: pymongo.MongoClient[dict[str, Any]]) -> Iterator[None]:
+def plans_partial_indexes(server: pymongo.MongoClient[dict[str, Any]]) -> None:
     """Skips where the server's planner does not choose a partial index even for its own filter."""
     scratch = server["axeq_probe"]["plans"]
     scratch.insert_many([{"a": number} for number in range(50)])
@@ -62,7 +62,6 @@ def plans_partial_indexes(server: pymongo.MongoClient[dict[str, Any]]) -> Iterat
     server.drop_database("axeq_probe")
     if not any(stage.get("indexName") == "partial" for stage in stages):
         pytest.skip("the server's planner does not use partial indexes, tried")
-    yield
 
 
 @pytest.fixture

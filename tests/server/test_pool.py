@@ -183,10 +183,13 @@ async def test_an_application_that_fails_still_gives_its_jobs_back(store: axeq.S
     queue = axeq.AsyncQueue(store)
     job = await queue.enqueue(Probe())
 
-    with pytest.raises(ValueError, match="the application's own"):
+    async def application() -> None:
         async with gated(store, threading.Event(), drain=0):
             await aeventually(lambda: _dequeued(job))
             raise ValueError("the application's own")
+
+    with pytest.raises(ValueError, match="the application's own"):
+        await application()
 
     assert (await job.refresh()).state is State.ENQUEUED
 

@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "states", "backoff", "clock", "duration"),
     "documents": ("codec", "model", "record"),
     "wire": ("wire", "capabilities", "servers", "embedded", "clients", "store"),
-    "rules": ("outcome", "enqueue", "lifecycle", "manage", "indexes"),
+    "rules": ("outcome", "enqueue", "due", "lifecycle", "settlement", "manage", "indexes"),
     "faces": ("handle", "callback", "queue", "context", "task"),
     "running": (
         "board",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from axeq.board import Board
-from axeq.lifecycle import Candidate
+from axeq.due import Candidate
 
 from .playing import NOW
 

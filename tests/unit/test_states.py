@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from axeq.enqueue import Draft
-from axeq.lifecycle import settlement
 from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
 from axeq.record import failure
+from axeq.settlement import settlement
 from axeq.states import FINAL, LIVE, TRANSITIONS, Cause, State, sources
 
 from .playing import ScriptedClock, held_record

@@ -1,0 +1,257 @@
+"""What becomes of a job in the store: outcomes as fenced writes, sent in batches and sent again until answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from axeq.clock import Clock, milliseconds
+from axeq.enqueue import PATIENCE
+from axeq.errors import StoreUnavailable
+from axeq.lifecycle import FENCE, cancel_reason, owns, token_of
+from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed, due
+from axeq.record import EVENTS_KEPT, Document, Record, event
+from axeq.states import TRANSITIONS, Cause, State
+from axeq.wire import JOBS, Call, Find, Op, Sleep, Update
+
+__all__ = ["Settled", "Settlement", "expiry", "settle", "settlement"]
+
+_DEQUEUED = State.DEQUEUED.value
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One outcome on its way to the store.
+
+    `instead` makes the cancellation that takes its place where somebody asked for one meanwhile, from the reason.
+    """
+
+    id: Any
+    token: Any
+    verb: str
+    update: Document
+    instead: Callable[[str], Document] | None = None
+    alike: Hashable = None
+
+    @property
+    def write(self) -> Update:
+        """The fenced write."""
+        fence: Document = {"_id": self.id, "claim.token": self.token, "state": _DEQUEUED}
+        if self.instead is not None:
+            fence["cancel"] = {"$exists": False}
+        return Update(fence, self.update)
+
+    def write_with(self, others: Sequence[Settlement]) -> Update:
+        """Returns one fenced write for this and `others`, which are alike."""
+        write = self.write
+        if not others:
+            return write
+        ids = [self.id, *(other.id for other in others)]
+        return Update({**write.filter, "_id": {"$in": ids}}, write.update, many=True)
+
+    def cancelled(self, reason: str) -> Settlement:
+        """Returns the cancellation that takes its place."""
+        assert self.instead is not None
+        return Settlement(self.id, self.token, "cancel", self.instead(reason))
+
+    def shown_by(self, document: Document | None) -> bool:
+        """Whether `document` shows that an earlier, unanswered try has written it."""
+        return (
+            document is not None
+            and token_of(document) == self.token
+            and document["state"] == TRANSITIONS[self.verb].target.value
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a batch: ids whose lease was lost, and ids that ended cancelled because somebody had asked."""
+
+    lost: frozenset[Any] = frozenset()
+    cancelled: frozenset[Any] = frozenset()
+
+
+def settlement(
+    record: Record,
+    outcome: Outcome,
+    limits: Limits,
+    clock: Clock,
+    *,
+    started_at: datetime | None = None,
+    ended_at: datetime | None = None,
+) -> Settlement:
+    """Returns the write that carries out `outcome`. The clock must have been measured."""
+    times = {"started_at": started_at, "ended_at": ended_at}
+    stamped = {key: value for key, value in times.items() if value is not None}
+    update = _UPDATES[type(outcome)](record, outcome, limits, clock, stamped)
+    instead = alike = None
+    if isinstance(outcome, Completed) and outcome.result is None:
+        alike = (record.token, started_at, ended_at, update["$set"]["expire_at"])
+    elif not isinstance(outcome, Completed | Cancelled):
+        instead = partial(_cancel_asked, record, limits, clock, stamped)
+    return Settlement(record.id, record.token, _VERBS[type(outcome)], update, instead, alike)
+
+
+def settle(batch: Sequence[Settlement], clock: Clock) -> Op[Settled]:
+    """Writes a batch of outcomes, each under its fence, and tells which leases were lost.
+
+    An unanswered write is sent again for `PATIENCE` seconds, then `StoreUnavailable` is raised and the leases
+    lapse.
+    """
+    missing = yield from _written(batch, clock)
+    if not missing:
+        return Settled()
+    documents = yield from _patiently(Find(JOBS, {"_id": {"$in": [entry.id for entry in missing]}}, FENCE), clock)
+    found = {document["_id"]: document for document in documents}
+    flagged = [
+        entry.cancelled(cancel_reason(found[entry.id]))
+        for entry in missing
+        if entry.instead is not None and owns(found.get(entry.id), entry.token) and "cancel" in found[entry.id]
+    ]
+    flagged_ids = frozenset(entry.id for entry in flagged)
+    lost = {entry.id for entry in missing if entry.id not in flagged_ids and not entry.shown_by(found.get(entry.id))}
+    if flagged:
+        lost |= (yield from settle(flagged, clock)).lost
+    return Settled(frozenset(lost), flagged_ids - lost)
+
+
+def _written(batch: Sequence[Settlement], clock: Clock) -> Op[Sequence[Settlement]]:
+    """Returns nothing where every write matched; else the whole batch, for the bulk's reply does not say which
+    did not.
+    """
+    result = yield from _patiently(_command(_writes(batch)), clock)
+    return [] if result.matched_count == len(batch) else batch
+
+
+def _writes(batch: Sequence[Settlement]) -> list[Update]:
+    """Returns the fewest writes that carry the batch out: those that are alike go as one."""
+    alike: dict[Hashable, list[Settlement]] = {}
+    for entry in batch:
+        alike.setdefault(entry.id if entry.alike is None else entry.alike, []).append(entry)
+    return [first.write_with(others) for first, *others in alike.values()]
+
+
+def _command(writes: Sequence[Update]) -> Call:
+    if len(writes) > 1:
+        return Call(JOBS, "bulk_write", (writes,), {"ordered": False})
+    (write,) = writes
+    return Call(JOBS, "update_many" if write.many else "update_one", (write.filter, write.update))
+
+
+def _patiently(command: Call | Find, clock: Clock) -> Op[Any]:
+    deadline = clock.monotonic() + PATIENCE
+    pause = 0.05
+    while True:
+        try:
+            return (yield command)
+        except StoreUnavailable:
+            if clock.monotonic() + pause >= deadline:
+                raise
+        yield Sleep(pause)
+        pause = min(pause * 2, 2.0)
+
+
+def _complete(record: Record, outcome: Completed, limits: Limits, clock: Clock, stamped: Document) -> Document:
+    now = stamped.get("ended_at") or clock.earliest()
+    fields = {
+        **stamped,
+        "state": State.COMPLETED.value,
+        "lost": 0,
+        "finished_at": now,
+        "expire_at": expiry(record, now, limits.retention),
+    }
+    if outcome.result is not None:
+        fields["result"] = outcome.result
+    return {"$set": fields, "$unset": {"available_at": "", "cancel": "", "error": ""}}
+
+
+def _fail(record: Record, outcome: Failed, limits: Limits, clock: Clock, stamped: Document) -> Document:
+    at = milliseconds(due(clock.latest(), outcome.delay, outcome.at), up=True)
+    return {
+        "$set": {
+            **stamped,
+            "state": State.FAILED.value,
+            "lost": 0,
+            "available_at": at,
+            "error": outcome.error,
+        },
+        **_log(record, "fail", clock, outcome.error["message"]),
+    }
+
+
+def _cancel(record: Record, outcome: Cancelled, limits: Limits, clock: Clock, stamped: Document) -> Document:
+    now = clock.earliest()
+    fields = {
+        **stamped,
+        "state": State.CANCELLED.value,
+        "lost": 0,
+        "cause": outcome.cause.value,
+        "finished_at": now,
+        "expire_at": expiry(record, now, limits.cancelled_retention),
+    }
+    if outcome.error is not None:
+        fields["error"] = outcome.error
+    return {
+        "$set": fields,
+        "$unset": {"available_at": "", "cancel": ""},
+        **_log(record, "cancel", clock, outcome.reason or outcome.cause.value),
+    }
+
+
+def _cancel_asked(record: Record, limits: Limits, clock: Clock, stamped: Document, reason: str) -> Document:
+    return _cancel(record, Cancelled(Cause.REQUESTED, reason), limits, clock, stamped)
+
+
+def _snooze(record: Record, outcome: Snoozed, limits: Limits, clock: Clock, stamped: Document) -> Document:
+    at = milliseconds(due(clock.latest(), outcome.delay, outcome.at), up=True)
+    return {
+        "$set": {**stamped, "state": State.ENQUEUED.value, "lost": 0, "available_at": at},
+        "$inc": {"attempts": -1},
+        **_log(record, "snooze", clock),
+    }
+
+
+def _release(record: Record, outcome: Released, limits: Limits, clock: Clock, stamped: Document) -> Document:
+    # Exactly what the claim took: one that followed a lost lease took no attempt.
+    taken = {"lost": -1} if record.lost > 1 else {"lost": -1, "attempts": -1}
+    return {
+        "$set": {"state": State.ENQUEUED.value, "available_at": clock.earliest()},
+        "$inc": taken,
+        **_log(record, "release", clock, outcome.reason),
+    }
+
+
+_UPDATES: Mapping[type, Any] = {
+    Completed: _complete,
+    Failed: _fail,
+    Cancelled: _cancel,
+    Snoozed: _snooze,
+    Released: _release,
+}
+_VERBS: Mapping[type, str] = {
+    Completed: "complete",
+    Failed: "fail",
+    Cancelled: "cancel",
+    Snoozed: "snooze",
+    Released: "release",
+}
+
+
+def expiry(record: Record, now: datetime, retention: float) -> datetime:
+    """Returns when a job that ended `now` may be removed; the job's own retention goes before the task's, in
+    seconds.
+
+    An enqueue whose reply was lost is sent again for half a minute, so a job without its own retention is kept
+    a minute from its enqueue at the least: it must not have come, run and gone.
+    """
+    if record.retention is not None:
+        return now + timedelta(seconds=record.retention)
+    return max(now + timedelta(seconds=retention), record.created_at + timedelta(seconds=60))
+
+
+def _log(record: Record, verb: str, clock: Clock, reason: str = "") -> Document:
+    entry = event(verb, clock.earliest(), attempt=record.attempts, worker=record.worker, reason=reason)
+    return {"$push": {"events": {"$each": [entry], "$slice": -EVENTS_KEPT}}}
