@@ -4,13 +4,12 @@ claim.
 
 from __future__ import annotations
 
-import random
-from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from axeq.due import Candidate
+from axeq.lag import Lag
 
 __all__ = ["Board"]
 
@@ -18,126 +17,150 @@ _FRESH_FOR = 1.0
 
 
 class Board:
-    """Candidates by task, by priority and then due time.
+    """Candidates by task: by priority, this pool's own before others', then by due time.
 
-    `max_lag` in seconds, default 100 ms, spreads the claims of a job that has just fallen due over as long a
-    time, so that idle pools do not all go for it at once. `monotonic` and `chance` (0 to 1) are replaced in
-    tests.
+    `lag` says which are its own, and how long the pool leaves each alone from when it is due and seen.
+    `monotonic` counts seconds. Moments are by the server's clock.
     """
 
-    def __init__(
-        self,
-        *,
-        max_lag: float = 0.1,
-        monotonic: Callable[[], float],
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self._max_lag = max_lag
+    def __init__(self, lag: Lag, *, monotonic: Callable[[], float]) -> None:
+        self._lag = lag
         self._monotonic = monotonic
-        self._chance = chance
-        self._entries: dict[str, list[_Entry]] = {}
-        self._read_at: dict[str, float] = {}
-        self._more: set[str] = set()
+        self._sheets: dict[str, _Sheet] = {}
 
     def fill(self, names: Sequence[str], candidates: Iterable[Candidate], *, horizon: datetime, more: bool) -> None:
         """Takes what a read of the jobs of `names` due by `horizon` brought, in place of what was known of those.
 
         `more` says that the read had a full page.
         """
-        seen = {entry.candidate.id: entry for name in names for entry in self._entries.get(name, ())}
-        now = self._monotonic()
+        before = {name: self._sheets.get(name) or _Sheet() for name in names}
         for name in names:
-            known = self._entries.get(name, ())
-            self._entries[name] = [entry for entry in known if entry.candidate.available_at > horizon]
-            self._read_at[name] = now
-            (self._more.add if more else self._more.discard)(name)
+            beyond = [entry for entry in before[name].entries.values() if entry.candidate.available_at > horizon]
+            self._sheets[name] = _Sheet(beyond, read_at=self._monotonic(), more=more)
         for candidate in candidates:
-            before = seen.get(candidate.id)
-            visible_at = before.visible_at if before is not None else self._visible_at(candidate)
-            self._entries[candidate.name].append(_Entry(candidate, visible_at))
-        for name in names:
-            self._entries[name].sort(key=_Entry.order)
+            known = before[candidate.name].entries.get(candidate.id)
+            self._sheets[candidate.name].add(known or self._entry(candidate, horizon))
 
-    def offer(self, candidate: Candidate) -> None:
-        """Adds one candidate, as a change stream reports it."""
-        entries = self._entries.setdefault(candidate.name, [])
-        if not entries:
-            self._read_at[candidate.name] = self._monotonic()
-        if all(entry.candidate.id != candidate.id for entry in entries):
-            insort(entries, _Entry(candidate, self._visible_at(candidate)), key=_Entry.order)
+    def offer(self, candidate: Candidate, now: datetime) -> None:
+        """Adds one candidate that a change stream reports."""
+        sheet = self._sheets.setdefault(candidate.name, _Sheet())
+        if not sheet.entries:
+            sheet.read_at = self._monotonic()
+        if candidate.id not in sheet.entries:
+            sheet.add(self._entry(candidate, now))
+
+    def drop(self, identity: Any) -> None:
+        """Forgets a candidate that another pool has claimed."""
+        for sheet in self._sheets.values():
+            sheet.entries.pop(identity, None)
 
     def take(self, name: str, count: int, now: datetime, *, apart: Collection[Any] = ()) -> list[Candidate]:
         """Removes and returns up to `count` candidates of a task that have never lost a lease.
 
-        `now` is the server's time; ids in `apart` are dropped.
+        Ids in `apart` are dropped.
         """
-        return self._remove(name, count, apart, lambda entry: not entry.candidate.lost and entry.visible_at <= now)
+        return self._taken(name, count, apart, lambda entry: not entry.candidate.lost and entry.visible_at <= now)
 
     def take_lost(
         self, name: str, now: datetime, *, most_lost: int | None, apart: Collection[Any] = ()
     ) -> Candidate | None:
-        """Removes and returns one candidate that has lost a lease, at most `most_lost` times; None where there
-        is none.
-        """
-        found = self._remove(
-            name,
-            1,
-            apart,
-            lambda entry: (
-                entry.candidate.lost > 0
-                and (most_lost is None or entry.candidate.lost <= most_lost)
-                and entry.visible_at <= now
-            ),
-        )
+        """Removes and returns a candidate that has lost a lease, at most `most_lost` times; None without one."""
+        sheet = self._sheets.get(name)
+        if sheet is None or not sheet.has_lost:
+            return None
+        most = float("inf") if most_lost is None else most_lost
+        found = self._taken(name, 1, apart, lambda entry: 0 < entry.candidate.lost <= most and entry.visible_at <= now)
         return found[0] if found else None
 
     def count(self, name: str) -> int:
         """Returns how many candidates of a task are known."""
-        return len(self._entries.get(name, ()))
+        sheet = self._sheets.get(name)
+        return len(sheet.entries) if sheet else 0
+
+    def count_own(self, name: str) -> int:
+        """Returns how many of them are this pool's own."""
+        sheet = self._sheets.get(name)
+        return sum(entry.own for entry in sheet.entries.values()) if sheet else 0
 
     def fresh(self, name: str) -> bool:
         """Whether a task's candidates were read within the last second, by which order is exact."""
-        read_at = self._read_at.get(name)
-        return read_at is not None and self._monotonic() - read_at <= _FRESH_FOR
+        sheet = self._sheets.get(name)
+        return sheet is not None and self._monotonic() - sheet.read_at <= _FRESH_FOR
 
     def more(self, name: str) -> bool:
         """Whether there may be due jobs of a task beyond those known."""
-        return name in self._more
+        sheet = self._sheets.get(name)
+        return sheet is not None and sheet.more
 
     def suspect_more(self, name: str) -> None:
         """Notes that a task had jobs just now, so that there may be more."""
-        self._more.add(name)
+        self._sheets.setdefault(name, _Sheet()).more = True
 
     def next_visible(self, names: Iterable[str]) -> datetime | None:
-        """Returns when the first known candidate of `names` may be claimed, by the server's clock."""
-        moments = [entry.visible_at for name in names for entry in self._entries.get(name, ())]
-        return min(moments, default=None)
+        """Returns when the first known candidate of `names` may be claimed."""
+        sheets = [self._sheets[name] for name in names if name in self._sheets]
+        return min((entry.visible_at for sheet in sheets for entry in sheet.entries.values()), default=None)
 
-    def _visible_at(self, candidate: Candidate) -> datetime:
-        return candidate.available_at + timedelta(seconds=self._max_lag * self._chance())
+    def _entry(self, candidate: Candidate, now: datetime) -> _Entry:
+        own, seconds = self._lag.delay(candidate)
+        seen = candidate.available_at if own else max(candidate.available_at, now)
+        return _Entry(candidate, own, seen + timedelta(seconds=seconds))
 
-    def _remove(
+    def _taken(
         self, name: str, count: int, apart: Collection[Any], wanted: Callable[[_Entry], bool]
     ) -> list[Candidate]:
+        sheet = self._sheets.get(name)
         taken: list[Candidate] = []
-        kept: list[_Entry] = []
-        for entry in self._entries.get(name, ()):
-            if entry.candidate.id in apart:
-                continue
-            if len(taken) < count and wanted(entry):
+        if sheet is None or count < 1:
+            return taken
+        gone: list[Any] = []
+        for identity, entry in sheet.in_order():
+            if identity in apart:
+                gone.append(identity)
+            elif wanted(entry):
                 taken.append(entry.candidate)
-            else:
-                kept.append(entry)
-        self._entries[name] = kept
+                gone.append(identity)
+                if len(taken) == count:
+                    break
+        for identity in gone:
+            del sheet.entries[identity]
         return taken
 
 
 class _Entry:
-    __slots__ = ("candidate", "visible_at")
+    __slots__ = ("candidate", "own", "visible_at")
 
-    def __init__(self, candidate: Candidate, visible_at: datetime) -> None:
+    def __init__(self, candidate: Candidate, own: bool, visible_at: datetime) -> None:
         self.candidate = candidate
+        self.own = own
         self.visible_at = visible_at
 
-    def order(self) -> tuple[int, datetime]:
-        return self.candidate.priority, self.candidate.available_at
+    @property
+    def order(self) -> tuple[int, bool, datetime]:
+        return self.candidate.priority, not self.own, self.candidate.available_at
+
+
+class _Sheet:
+    """The candidates of one task, by id, put in order when they are next looked through."""
+
+    __slots__ = ("_ordered", "entries", "has_lost", "more", "read_at")
+
+    def __init__(self, entries: Iterable[_Entry] = (), *, read_at: float = float("-inf"), more: bool = False) -> None:
+        self.entries: dict[Any, _Entry] = {}
+        self.read_at = read_at
+        self.more = more
+        self.has_lost = False
+        self._ordered = True
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: _Entry) -> None:
+        self.entries[entry.candidate.id] = entry
+        self.has_lost = self.has_lost or entry.candidate.lost > 0
+        self._ordered = False
+
+    def in_order(self) -> Iterable[tuple[Any, _Entry]]:
+        if not self._ordered:
+            self.entries = dict(sorted(self.entries.items(), key=lambda item: item[1].order))
+            self._ordered = True
+        return self.entries.items()

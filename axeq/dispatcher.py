@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from axeq.board import Board
@@ -12,6 +13,7 @@ from axeq.crew import Crew
 from axeq.due import Candidate
 from axeq.errors import StoreError
 from axeq.feed import Feed
+from axeq.lag import Lag
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.lifecycle import claim_many, claim_one
@@ -41,6 +43,8 @@ class Dispatcher:
         feed: Feed,
         crew: Crew,
         leases: Leases,
+        lag: Lag,
+        counts: Counter[str],
         worker: str,
         lease: float,
     ) -> None:
@@ -50,6 +54,8 @@ class Dispatcher:
         self._feed = feed
         self._crew = crew
         self._leases = leases
+        self._lag = lag
+        self._counts = counts
         self._worker = worker
         self._lease = lease
         self._woken = asyncio.Event()
@@ -104,7 +110,7 @@ class Dispatcher:
         """Reads what is due where the board is out of date or runs short, and returns whether it looked for
         everything.
         """
-        short = [lane for lane in hungry if self._board.count(lane.task.name) < lane.wanted]
+        short = [lane for lane in hungry if self._board.count_own(lane.task.name) < lane.wanted]
         if short and self._feed.look_now:
             await self._feed.look(wanted=sum(lane.wanted for lane in hungry))
             return True
@@ -125,6 +131,7 @@ class Dispatcher:
         records = await self._claimed(candidates)
         self._crew.take_on(records, since=sent)
         self._board.suspect_more(name)
+        self._raced(len(candidates), len(candidates) - len(records))
         return claimed + len(records)
 
     async def _claim_lost(self, lane: Lane) -> int:
@@ -144,6 +151,11 @@ class Dispatcher:
             self._crew.take_on(records, since=sent)
             claimed += len(records)
         return claimed
+
+    def _raced(self, attempted: int, lost: int) -> None:
+        self._lag.raced(attempted, lost)
+        self._counts["attempted"] += attempted
+        self._counts["raced"] += lost
 
     async def _claimed(self, candidates: Sequence[Candidate]) -> list[Record]:
         clock, patience = self._store.clock, self._store.place.timeout

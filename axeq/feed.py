@@ -171,7 +171,9 @@ class Feed:
             self._announced(Candidate.of(document))
             return
         updated = (change.get("updateDescription") or {}).get("updatedFields") or {}
-        if "cancel" in updated:
+        if updated.get("state") == State.DEQUEUED.value:
+            self._board.drop(change["documentKey"]["_id"])
+        elif "cancel" in updated:
             self._cancelled(change["documentKey"]["_id"], (updated["cancel"] or {}).get("reason") or "")
         elif "available_at" in updated:
             self._due_at(updated["available_at"])
@@ -180,7 +182,7 @@ class Feed:
         if candidate.version > self._versions.get(candidate.name, 0):
             return
         if candidate.available_at <= self._store.clock.latest():
-            self._board.offer(candidate)
+            self._board.offer(candidate, self._store.clock.earliest())
             self._wake()
         else:
             self._due_at(candidate.available_at)
@@ -200,7 +202,8 @@ class Feed:
 
     def _pipeline(self) -> list[Mapping[str, Any]]:
         names = list(self._versions)
-        waiting = [State.ENQUEUED.value, State.FAILED.value]
+        # Claims of others are heard too: the job is off the board before this pool's turn at it comes.
+        moved = [State.ENQUEUED.value, State.FAILED.value, State.DEQUEUED.value]
         return [
             {
                 "$match": {
@@ -212,7 +215,7 @@ class Feed:
                         },
                         {
                             "operationType": "update",
-                            "updateDescription.updatedFields.state": {"$in": waiting},
+                            "updateDescription.updatedFields.state": {"$in": moved},
                         },
                         {
                             "operationType": "update",
@@ -229,6 +232,7 @@ class Feed:
                         f"fullDocument.{field}": 1
                         for field in ("_id", "queue", "name", "available_at", "priority", "version", "lost")
                     },
+                    "updateDescription.updatedFields.state": 1,
                     "updateDescription.updatedFields.available_at": 1,
                     "updateDescription.updatedFields.cancel": 1,
                 }

@@ -12,9 +12,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from axeq import indexes, manage
+from axeq import indexes, manage, workers
 from axeq.board import Board
 from axeq.crew import Crew
 from axeq.dispatcher import Dispatcher
@@ -28,6 +28,7 @@ from axeq.errors import (
     TaskExists,
 )
 from axeq.feed import Feed
+from axeq.lag import RandomLag, RankedLag
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.lifecycle import Holding
@@ -51,7 +52,8 @@ class Pool:
 
     `queue` is its name, default "default". `lease` (default 30 s) is how long a job stays with a worker that
     has died; live workers extend it by themselves. `drain` (default 25 s) is how long a shutdown lets handlers
-    finish. `max_lag` (default 100 ms) spreads the claims of competing pools. `worker` names the pool, default
+    finish. `max_lag` (default 100 ms) is the longest that it leaves a due job to competing pools: `lag` "ranked", the
+    default, by an order that the live pools share, "random" by chance. `worker` names the pool, default
     host, process and a random part. Durations are `timedelta` or seconds. Raises `ConfigurationError` for an
     option that cannot work.
     """
@@ -64,6 +66,7 @@ class Pool:
         lease: Duration = 30,
         drain: Duration = 25,
         max_lag: Duration = 0.1,
+        lag: Literal["ranked", "random"] = "ranked",
         worker: str | None = None,
     ) -> None:
         if not isinstance(store, Store):
@@ -72,7 +75,9 @@ class Pool:
         self.queue = name_of(queue)
         self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self.counts: Counter[str] = Counter()
-        """How often each verb happened here, and `lost`, `abandon`."""
+        """How often each verb happened here; `lost` leases, `abandon`ed handlers; claims `attempted`, and of
+        those `raced`: gone to others.
+        """
         self.unknown: dict[str, int] = {}
         """Due jobs that no task here understands, by name, as last counted (up to 1,000); they are left alone."""
         self.ready = threading.Event()
@@ -82,6 +87,9 @@ class Pool:
             raise ConfigurationError(f"lease must be at least {_SHORTEST_LEASE} s, not {self._lease:g} s")
         self._drain = seconds(drain, "drain")
         self._max_lag = seconds(max_lag, "max_lag")
+        if lag not in ("ranked", "random"):
+            raise ConfigurationError(f'lag must be "ranked" or "random", not {lag!r}')
+        self._lag = lag
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._running = threading.Lock()
         self._shift: _Shift | None = None
@@ -199,7 +207,10 @@ class _Shift:
         self._versions = {task.name: task.binding.version for task in pool.tasks}
         self._leases = Leases(self._store, lease=pool._lease, report=self._report)
         self._crew = Crew(self._store, lanes, self._leases, lease=pool._lease, counts=pool.counts, wake=self._wake)
-        board = Board(max_lag=pool._max_lag, monotonic=self._store.clock.monotonic)
+        self._lag: RankedLag | RandomLag = (
+            RankedLag(pool.worker, pool._max_lag) if pool._lag == "ranked" else RandomLag(pool._max_lag)
+        )
+        board = Board(self._lag, monotonic=self._store.clock.monotonic)
         self._feed = Feed(
             self._store,
             pool.queue,
@@ -216,6 +227,8 @@ class _Shift:
             feed=self._feed,
             crew=self._crew,
             leases=self._leases,
+            lag=self._lag,
+            counts=pool.counts,
             worker=pool.worker,
             lease=pool._lease,
         )
@@ -224,11 +237,13 @@ class _Shift:
         await self._store.acapabilities()
         await self._create_indexes()
         await self._read_controls()
+        await self._announce()
         self._leases.start()
         for work in (
             self._dispatcher.run(),
             self._feed.run(),
             self._every(_CONTROLS_EVERY, self._read_controls),
+            self._every(workers.HEARTBEAT, self._announce),
             self._every(_UNKNOWN_EVERY, self._count_unknown, at_once=True),
             self._every(self._pool._lease / 10, self._watch_leases),
         ):
@@ -262,6 +277,7 @@ class _Shift:
         dispatching, *others = self._background
         self._dispatcher.end()
         await asyncio.wait([dispatching])  # the claim under way ends, and what it brought is given back
+        await self._leave()
         await self._crew.close(drain=self._pool._drain, hurry=self._hurry)
         for task in others:
             task.cancel()
@@ -299,6 +315,19 @@ class _Shift:
         if paused != self._dispatcher.paused:
             self._dispatcher.paused = paused
             self._wake()
+
+    async def _announce(self) -> None:
+        others = await self._store.arun(
+            workers.announce(self._pool.worker, self._pool.queue, list(self._versions), self._store.clock)
+        )
+        if isinstance(self._lag, RankedLag):
+            self._lag.meet(others)
+
+    async def _leave(self) -> None:
+        try:
+            await self._store.arun(workers.leave(self._pool.worker, self._store.clock))
+        except StoreError as error:
+            _LOGGER.warning("other pools learn late that this one has ended: %s", error)
 
     async def _count_unknown(self) -> None:
         rule = manage.count_unknown(self._pool.queue, self._versions, self._store.clock, cap=_UNKNOWN_CAP)

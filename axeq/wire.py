@@ -40,6 +40,7 @@ from axeq.errors import (
 __all__ = [
     "CONTROL",
     "JOBS",
+    "WORKERS",
     "AsyncWire",
     "Call",
     "Command",
@@ -60,6 +61,8 @@ JOBS = "jobs"
 """The collection of jobs, by the name that commands use."""
 CONTROL = "control"
 """The collection of control documents, such as paused queues."""
+WORKERS = "workers"
+"""The collection of live pools."""
 
 
 @dataclass(frozen=True, slots=True)

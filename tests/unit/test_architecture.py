@@ -22,9 +22,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "states", "backoff", "clock", "duration"),
     "documents": ("codec", "model", "record"),
     "wire": ("wire", "capabilities", "servers", "embedded", "clients", "store"),
-    "rules": ("outcome", "enqueue", "due", "lifecycle", "settlement", "manage", "indexes"),
+    "rules": ("outcome", "enqueue", "due", "lifecycle", "settlement", "manage", "workers", "indexes"),
     "faces": ("handle", "callback", "queue", "context", "task"),
     "running": (
+        "lag",
         "board",
         "feed",
         "leases",

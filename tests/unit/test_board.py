@@ -9,6 +9,7 @@ import pytest
 
 from axeq.board import Board
 from axeq.due import Candidate
+from axeq.lag import RandomLag
 
 from .playing import NOW
 
@@ -30,7 +31,7 @@ def ticks() -> Ticks:
 
 @pytest.fixture
 def board(ticks: Ticks) -> Board:
-    return Board(max_lag=0.0, monotonic=ticks, chance=lambda: 0.0)
+    return Board(RandomLag(0.0), monotonic=ticks)
 
 
 def candidate(identity: Any, *, name: str = "a", priority: int = 0, due: float = -10.0, lost: int = 0) -> Candidate:
@@ -60,7 +61,7 @@ def test_jobs_announced_by_a_stream_are_taken_by_priority_and_then_due_time(boar
         candidate(3, due=-3),
         candidate(4, priority=-1),
     ):
-        board.offer(each)
+        board.offer(each, NOW)
 
     assert taken(board) == [4, 3, 1, 2]
 
@@ -68,13 +69,13 @@ def test_jobs_announced_by_a_stream_are_taken_by_priority_and_then_due_time(boar
 def test_jobs_announced_after_a_read_are_put_in_their_place(board: Board) -> None:
     fill(board, candidate(1, due=-9), candidate(2, due=-1), candidate(3, priority=7))
 
-    board.offer(candidate(4, due=-5))
+    board.offer(candidate(4, due=-5), NOW)
 
     assert taken(board) == [1, 4, 2, 3]
 
 
 def test_a_read_goes_before_the_jobs_that_fall_due_later(board: Board) -> None:
-    board.offer(candidate("later", due=5))
+    board.offer(candidate("later", due=5), NOW)
 
     fill(board, candidate("sooner", due=-5))
 
@@ -82,15 +83,15 @@ def test_a_read_goes_before_the_jobs_that_fall_due_later(board: Board) -> None:
 
 
 def test_a_job_announced_twice_is_known_once(board: Board) -> None:
-    board.offer(candidate(1))
-    board.offer(candidate(1))
+    board.offer(candidate(1), NOW)
+    board.offer(candidate(1), NOW)
 
     assert board.count("a") == 1
 
 
 def test_a_read_replaces_what_was_known_to_be_due_and_keeps_what_falls_due_later(board: Board) -> None:
     fill(board, candidate("claimed elsewhere"))
-    board.offer(candidate("to come", due=60))
+    board.offer(candidate("to come", due=60), NOW)
 
     fill(board, candidate("new"))
 
@@ -98,7 +99,7 @@ def test_a_read_replaces_what_was_known_to_be_due_and_keeps_what_falls_due_later
 
 
 def test_a_read_of_one_task_leaves_the_others(board: Board) -> None:
-    board.offer(candidate(1, name="b"))
+    board.offer(candidate(1, name="b"), NOW)
 
     fill(board)
 
@@ -106,7 +107,7 @@ def test_a_read_of_one_task_leaves_the_others(board: Board) -> None:
 
 
 def test_a_job_is_not_taken_before_it_is_due(board: Board) -> None:
-    board.offer(candidate(1, due=10))
+    board.offer(candidate(1, due=10), NOW)
 
     assert taken(board, now=NOW + timedelta(seconds=9.999)) == []
     assert taken(board, now=NOW + timedelta(seconds=10)) == [1]
@@ -114,10 +115,10 @@ def test_a_job_is_not_taken_before_it_is_due(board: Board) -> None:
 
 @pytest.mark.parametrize(("chance", "wait"), [(0.0, 0.0), (0.5, 0.05), (0.999, 0.0999)])
 def test_a_job_is_taken_a_random_part_of_the_lag_after_its_due_time(ticks: Ticks, chance: float, wait: float) -> None:
-    board = Board(max_lag=0.1, monotonic=ticks, chance=lambda: chance)
+    board = Board(RandomLag(0.1, chance=lambda: chance), monotonic=ticks)
     visible = NOW + timedelta(seconds=wait)
 
-    board.offer(candidate(1, due=0))
+    board.offer(candidate(1, due=0), NOW)
 
     assert board.next_visible(["a"]) == visible
     assert taken(board, now=visible - timedelta(milliseconds=1)) == []
@@ -126,7 +127,7 @@ def test_a_job_is_taken_a_random_part_of_the_lag_after_its_due_time(ticks: Ticks
 
 def test_a_job_keeps_its_lag_when_it_is_read_again(ticks: Ticks) -> None:
     chances = iter([0.2, 0.9, 0.9])
-    board = Board(max_lag=0.1, monotonic=ticks, chance=lambda: next(chances))
+    board = Board(RandomLag(0.1, chance=lambda: next(chances)), monotonic=ticks)
 
     fill(board, candidate(1, due=0))
     fill(board, candidate(1, due=0))
@@ -156,7 +157,7 @@ def test_a_suspect_is_left_where_it_is_until_it_may_be_taken(board: Board) -> No
 
 
 def test_a_lost_job_is_not_taken_before_it_is_due(board: Board) -> None:
-    board.offer(candidate(1, lost=1, due=10))
+    board.offer(candidate(1, lost=1, due=10), NOW)
 
     assert board.take_lost("a", NOW, most_lost=None) is None
 
@@ -189,8 +190,8 @@ def test_a_full_page_says_that_there_is_more(board: Board) -> None:
 
 
 def test_the_next_visible_job_is_the_first_of_all_tasks(board: Board) -> None:
-    board.offer(candidate(1, due=30))
-    board.offer(candidate(2, name="b", due=20))
+    board.offer(candidate(1, due=30), NOW)
+    board.offer(candidate(2, name="b", due=20), NOW)
 
     assert board.next_visible(["a", "b"]) == NOW + timedelta(seconds=20)
     assert board.next_visible(["a"]) == NOW + timedelta(seconds=30)

@@ -1,0 +1,117 @@
+"""Windows over a deep backlog: the order of a plain read, at the cost of a page."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from axeq.due import Backlog, Candidate
+from axeq.record import Document
+from axeq.wire import Command, Find, drive
+
+from .playing import NOW, given_job
+
+
+class Jobs:
+    """Answers a backlog's reads from memory, and counts how many documents each read had to look at."""
+
+    def __init__(self, documents: list[Document]) -> None:
+        self.documents = documents
+        self.looked_at: list[int] = []
+
+    def __call__(self, command: Command) -> list[Document]:
+        assert isinstance(command, Find)
+        matching = [document for document in self.documents if self._matches(document, command.filter)]
+        self.looked_at.append(len(matching))
+        matching.sort(key=lambda document: (document["priority"], document["available_at"]))
+        return matching[: command.limit]
+
+    def _matches(self, document: Document, query: Any) -> bool:
+        priority = query["priority"]
+        bounds = priority if isinstance(priority, dict) else {"$gt": priority - 1, "$lt": priority + 1}
+        return (
+            bool(document["available_at"] <= query["available_at"]["$lte"])
+            and document["priority"] > bounds.get("$gt", -99)
+            and document["priority"] < bounds.get("$lt", 99)
+        )
+
+    def page(self, backlog: Backlog, limit: int) -> list[Any]:
+        return [candidate.id for candidate in drive(backlog.page(NOW, limit=limit), self)]
+
+    def claimed(self, ids: list[Any]) -> None:
+        self.documents = [document for document in self.documents if document["_id"] not in ids]
+
+
+def waiting(count: int, *, priority: int = 0, since: float = 3600) -> list[Document]:
+    start = NOW - timedelta(seconds=since)
+    return [
+        given_job(_id=(priority, number), priority=priority, available_at=start + timedelta(milliseconds=10 * number))
+        for number in range(count)
+    ]
+
+
+def met(jobs: Jobs, limit: int) -> Backlog:
+    backlog = Backlog("default", "thumbnail", 1)
+    first = sorted(jobs.documents, key=lambda document: (document["priority"], document["available_at"]))[:limit]
+    backlog.met([Candidate.of(document) for document in first])
+    return backlog
+
+
+def test_a_read_of_a_page_looks_at_little_more_than_the_page() -> None:
+    jobs = Jobs(waiting(20_000))
+    backlog = met(jobs, 100)
+
+    for _ in range(20):
+        page = jobs.page(backlog, 100)
+        jobs.claimed(page)
+
+    assert max(jobs.looked_at) <= 400
+
+
+def test_pages_bring_every_job_once_in_the_order_of_due_times() -> None:
+    documents = waiting(950)
+    jobs = Jobs(documents)
+    backlog = met(jobs, 100)
+    brought: list[Any] = []
+
+    while page := jobs.page(backlog, 100):
+        brought += page
+        jobs.claimed(page)
+
+    assert brought == [document["_id"] for document in documents]
+
+
+def test_jobs_of_a_more_urgent_priority_are_found_between_and_go_first() -> None:
+    jobs = Jobs(waiting(1000))
+    backlog = met(jobs, 100)
+    urgent = waiting(3, priority=-5, since=1)
+    jobs.documents += urgent
+
+    drive(backlog.discover(NOW), jobs)
+
+    assert jobs.page(backlog, 10)[:3] == [document["_id"] for document in urgent]
+
+
+def test_a_job_that_came_late_into_the_past_is_not_passed_over() -> None:
+    jobs = Jobs(waiting(1000))
+    backlog = met(jobs, 100)
+    jobs.claimed(jobs.page(backlog, 100))
+    late = given_job(_id="late", priority=0, available_at=NOW - timedelta(hours=2))
+    jobs.documents.append(late)
+
+    assert jobs.page(backlog, 100)[0] == "late"
+
+
+def test_a_gap_in_the_due_times_is_stepped_over() -> None:
+    jobs = Jobs([*waiting(50), *waiting(50, since=10)])
+    jobs.documents = [{**document, "_id": number} for number, document in enumerate(jobs.documents)]
+    backlog = met(jobs, 20)
+
+    assert len(jobs.page(backlog, 100)) == 100
+
+
+def test_very_many_priorities_are_read_plainly() -> None:
+    backlog = Backlog("default", "thumbnail", 1)
+    backlog.met([Candidate(number, "thumbnail", number, NOW, 1, 0) for number in range(40)])
+
+    assert not backlog.readable
