@@ -13,8 +13,6 @@ from axeq.lag import Lag
 
 __all__ = ["Board"]
 
-_FRESH_FOR = 1.0
-
 
 class Board:
     """Candidates by task: by priority, this pool's own before others', then by due time.
@@ -82,10 +80,10 @@ class Board:
         sheet = self._sheets.get(name)
         return sum(entry.own for entry in sheet.entries.values()) if sheet else 0
 
-    def fresh(self, name: str) -> bool:
-        """Whether a task's candidates were read within the last second, by which order is exact."""
+    def fresh(self, name: str, *, within: float) -> bool:
+        """Whether a task's candidates were read in the last so many seconds."""
         sheet = self._sheets.get(name)
-        return sheet is not None and self._monotonic() - sheet.read_at <= _FRESH_FOR
+        return sheet is not None and self._monotonic() - sheet.read_at <= within
 
     def more(self, name: str) -> bool:
         """Whether there may be due jobs of a task beyond those known."""

@@ -200,12 +200,15 @@ class Crew:
             started_at=attempt.started_at,
             ended_at=attempt.ended_at if attempt.started_at is not None else None,
         )
+        self._lanes[attempt.record.name].settling()
         self._settler.add(entry)
 
     def _settled(self, batch: Sequence[Settlement], settled: Settled | None) -> None:
         self._leases.drop(entry.id for entry in batch)
         for entry in batch:
-            self._attempts.pop(entry.id, None)
+            attempt = self._attempts.pop(entry.id, None)
+            if attempt is not None:
+                self._lanes[attempt.record.name].settled()
             if settled is not None and entry.id in settled.lost:
                 self._log_lost(entry.id, f"too late to {entry.verb} it: another worker has it, or it is gone")
             elif settled is not None:

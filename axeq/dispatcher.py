@@ -24,6 +24,8 @@ __all__ = ["Dispatcher"]
 
 _LOGGER = logging.getLogger("axeq.pool")
 _LONGEST_REST = 5.0
+_REREAD_AFTER, _FRESH_FOR = 0.5, 1.0
+"""Order is exact to `_FRESH_FOR`: a board older than that is not claimed from."""
 _UNHEALTHY_REST = 1.0
 
 
@@ -93,33 +95,37 @@ class Dispatcher:
         if not hungry:
             self._feed.busy()
             return _LONGEST_REST
-        looked = await self._look(hungry)
+        await self._look(hungry)
         claimed = 0
         for lane in hungry:
             claimed += await self._claim(lane)
         if claimed:
             return 0
-        if looked:
-            await self._feed.expect()
+        await self._feed.expect()
         return min(self._feed.pause(), _LONGEST_REST)
 
     def _is_paused(self, lane: Lane) -> bool:
         return None in self.paused or lane.task.name in self.paused
 
-    async def _look(self, hungry: Sequence[Lane]) -> bool:
-        """Reads what is due where the board is out of date or runs short, and returns whether it looked for
-        everything.
-        """
+    async def _look(self, hungry: Sequence[Lane]) -> None:
+        """Reads what is due where the board is out of date or runs short."""
         short = [lane for lane in hungry if self._board.count_own(lane.task.name) < lane.wanted]
         if short and self._feed.look_now:
             await self._feed.look(wanted=sum(lane.wanted for lane in hungry))
-            return True
+            return
         for lane in hungry:
-            name = lane.task.name
-            stale = self._board.count(name) and not self._board.fresh(name)
-            if stale or (lane in short and self._board.more(name)):
-                await self._feed.refill(name, wanted=lane.wanted)
-        return False
+            await self._keep_filled(lane.task.name, lane.wanted)
+
+    async def _keep_filled(self, name: str, wanted: int) -> None:
+        """Has the board of a task read anew in good time, and waits for it only where there is nothing to claim
+        now.
+        """
+        own = self._board.count_own(name)
+        runs_short = self._board.more(name) and own < 2 * wanted
+        if runs_short or (self._board.count(name) and not self._board.fresh(name, within=_REREAD_AFTER)):
+            self._feed.begin_refill(name, wanted=wanted)
+        if (not own and self._board.more(name)) or not self._board.fresh(name, within=_FRESH_FOR):
+            await self._feed.refilled(name)
 
     async def _claim(self, lane: Lane) -> int:
         claimed = await self._claim_lost(lane)

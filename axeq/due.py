@@ -17,6 +17,7 @@ __all__ = ["Backlog", "Candidate", "due_page", "next_due", "understood"]
 _BOARD = {"_id": 1, "name": 1, "priority": 1, "available_at": 1, "version": 1, "lost": 1}
 _MOST_PRIORITIES = 32
 _SHORTEST_SPAN = timedelta(milliseconds=1)
+_FEWEST = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +75,25 @@ def next_due(queue: str, names: Sequence[str], clock: Clock) -> Op[datetime | No
 
 @dataclass(slots=True)
 class Backlog:
-    """How a task with more due jobs than a page is read: in windows, so that a read costs its page, not the backlog.
+    """How a task with more due jobs than a page is read: in windows, so that a read costs its page, not the
+    backlog.
 
     A window of a priority is open towards the past, where claims have left little, and ends at a due time that
-    moves on by about a page. `spans` says by how much; both are by priority.
+    moves on by about a page. `ends` and `densities` (jobs per second of due time) are by priority.
     """
 
     queue: str
     name: str
     version: int
     ends: dict[int, datetime] = field(default_factory=dict)
-    spans: dict[int, timedelta] = field(default_factory=dict)
+    densities: dict[int, float] = field(default_factory=dict)
 
     def met(self, candidates: Sequence[Candidate]) -> None:
-        """Learns from a full page, in order, how dense each of its priorities is."""
+        """Learns from a page, in order, how dense each of its priorities is, and where the next page begins."""
         for priority in {candidate.priority for candidate in candidates}:
             moments = [candidate.available_at for candidate in candidates if candidate.priority == priority]
-            span = max(moments[-1] - moments[0], _SHORTEST_SPAN)
-            self.spans[priority] = span
-            self.ends[priority] = moments[-1] + span
+            self.ends[priority] = moments[-1]
+            self._measure(priority, moments)
 
     @property
     def readable(self) -> bool:
@@ -107,7 +108,7 @@ class Backlog:
             query = {**self._query(now), "priority": bounds}
             for document in (yield Find(JOBS, query, {"_id": 0, "priority": 1}, sort=[("priority", 1)], limit=1)):
                 self.ends[document["priority"]] = now
-                self.spans[document["priority"]] = _SHORTEST_SPAN
+                self.densities[document["priority"]] = _FEWEST
 
     def page(self, now: datetime, *, limit: int) -> Op[list[Candidate]]:
         """Returns up to `limit` jobs due by `now`, in order of priority, then of due time."""
@@ -118,18 +119,28 @@ class Backlog:
         return page
 
     def _window(self, priority: int, now: datetime, *, limit: int) -> Op[list[Candidate]]:
+        end = self.ends[priority]
+        span = self._span(priority, limit)
         while True:
-            end = min(self.ends[priority], now)
+            end = min(end + span, now)
             query = {**self._query(end), "priority": priority}
             found = yield Find(JOBS, query, _BOARD, sort=[("available_at", 1)], limit=limit)
             candidates = [Candidate.of(document) for document in found]
-            if len(candidates) == limit:
-                self.met(candidates)
+            if candidates:
+                self._measure(priority, [candidates[0].available_at, *(each.available_at for each in candidates)])
+            if len(candidates) == limit or end == now:
+                self.ends[priority] = candidates[-1].available_at if candidates else end
                 return candidates
-            if end == now:
-                return candidates
-            self.spans[priority] *= 2
-            self.ends[priority] = end + self.spans[priority]
+            # At least twice as far as before: beyond the last dense stretch there may be hours of nothing.
+            span = max(self._span(priority, limit - len(candidates)), 2 * span)
+
+    def _span(self, priority: int, count: int) -> timedelta:
+        """Returns the time that `count` more jobs should fill, and some more, for they do not come evenly."""
+        return max(timedelta(seconds=1.25 * count / self.densities[priority]), _SHORTEST_SPAN)
+
+    def _measure(self, priority: int, moments: Sequence[datetime]) -> None:
+        width = max((moments[-1] - moments[0]).total_seconds(), _SHORTEST_SPAN.total_seconds())
+        self.densities[priority] = max(len(moments) / width, _FEWEST)
 
     def _query(self, end: datetime) -> Document:
         return {

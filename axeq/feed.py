@@ -60,18 +60,41 @@ class Feed:
         self._poll = interval
         self._look_at = 0.0
         self._next_due: datetime | None = None
+        self._expecting = False
         self._backlogs: dict[str, Backlog] = {}
         self._discover_at: dict[str, float] = {}
+        self._refills: dict[str, asyncio.Task[None]] = {}
 
     async def look(self, *, wanted: int) -> None:
         """Reads what is due of every task that is not known to have a backlog."""
+        self._forget_expected()
         names = [name for name in self._versions if name not in self._backlogs]
         if names:
             await self._read(names, wanted)
         self._looked(found=any(self._board.count(name) for name in self._versions))
 
-    async def refill(self, name: str, *, wanted: int) -> None:
-        """Reads what is due of one task anew: several times as many as are `wanted`, for the next claims."""
+    def begin_refill(self, name: str, *, wanted: int) -> None:
+        """Begins to read what is due of one task anew, several times as many as are `wanted`, unless that is
+        under way.
+        """
+        if name not in self._refills:
+            self._refills[name] = asyncio.get_running_loop().create_task(self._refill(name, wanted))
+
+    async def refilled(self, name: str) -> None:
+        """Waits for the reading that is under way."""
+        if name in self._refills:
+            await self._refills[name]
+
+    async def _refill(self, name: str, wanted: int) -> None:
+        try:
+            await self._read_anew(name, wanted)
+        except StoreError as error:
+            _LOGGER.warning("due jobs of %r not read: %s", name, error)
+        finally:
+            del self._refills[name]
+            self._wake()
+
+    async def _read_anew(self, name: str, wanted: int) -> None:
         backlog = self._backlogs.get(name)
         if backlog is None:
             await self._read([name], wanted)
@@ -113,8 +136,12 @@ class Feed:
         self._wake()
 
     async def expect(self) -> None:
-        """Asks when the next job falls due, so that `pause` ends by then."""
-        self._next_due = await self._store.arun(next_due(self._queue, list(self._versions), self._store.clock))
+        """Asks when the next job falls due, where that is not known, so that `pause` ends by then."""
+        if not self._expecting:
+            self._expecting = True  # before the reply: what a stream announces meanwhile is weighed against it
+            moment = await self._store.arun(next_due(self._queue, list(self._versions), self._store.clock))
+            if moment is not None:
+                self._due_at(moment)
 
     def pause(self) -> float:
         """Returns how many seconds an idle pool may wait for a wake-up before it looks by itself."""
@@ -129,9 +156,13 @@ class Feed:
             until = (self._next_due - now).total_seconds()
             waits.append(until)
             if until <= 0:
-                self._next_due = None
+                self._forget_expected()
                 self._look_at = 0.0
         return max(min(waits), 0.001)
+
+    def _forget_expected(self) -> None:
+        self._expecting = False
+        self._next_due = None
 
     def busy(self) -> None:
         """Notes that every worker has work: the stream may close."""

@@ -66,13 +66,14 @@ INDEXES: tuple[Index, ...] = (
         (("expire_at", 1),),
         "the server's removal of ended jobs when their retention has passed",
         "the TTL monitor",
-        {"expireAfterSeconds": 0},
+        {"expireAfterSeconds": 0, "partialFilterExpression": {"expire_at": {"$exists": True}}},
     ),
     Index(
         "inspection",
-        (("queue", 1), ("state", 1), ("_id", -1)),
-        "find by state, the newest first, and stats",
-        "{queue, state} sorted by {_id: -1}; count of {queue, state}",
+        (("state", 1), ("queue", 1), ("finished_at", -1)),
+        "find and stats of ended jobs, the last first; live jobs cost it nothing",
+        "{state, queue, finished_at: {$exists: true}} sorted by {finished_at: -1}",
+        {"partialFilterExpression": {"finished_at": {"$exists": True}}},
     ),
 )
 

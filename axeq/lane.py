@@ -12,6 +12,8 @@ from axeq.task import Task
 __all__ = ["Lane"]
 
 _AHEAD_SECONDS = 0.2
+_UNSETTLED_SECONDS = 0.5
+_LEAST_UNSETTLED = 200
 _MOST_AHEAD = 1000
 _RATE_WINDOW = 0.1
 
@@ -25,6 +27,7 @@ class Lane:
         self.task = task
         self.ready: deque[Attempt] = deque()
         self.running = 0
+        self.unsettled = 0
         self._rate = 0.0
         self._finished = 0
         self._window = time.monotonic()
@@ -39,8 +42,11 @@ class Lane:
         """How many jobs to claim now: free workers, and as many ahead as are finished in 200 ms, so that slow
         jobs are never hoarded.
 
-        0 until half of those ahead are used up, so that claims stay large.
+        0 until half of those ahead are used up, so that claims stay large, and while the store is half a second
+        behind with outcomes: what is claimed then only waits.
         """
+        if self.unsettled > max(self._rate * _UNSETTLED_SECONDS, _LEAST_UNSETTLED):
+            return 0
         ahead = min(int(self._rate * _AHEAD_SECONDS), _MOST_AHEAD)
         held = self.running + len(self.ready)
         missing = self.task.workers + ahead - held
@@ -56,6 +62,14 @@ class Lane:
     def finish(self) -> None:
         """Gives a worker back."""
         self.running -= 1
+
+    def settling(self) -> None:
+        """Counts an outcome that is on its way to the store."""
+        self.unsettled += 1
+
+    def settled(self) -> None:
+        """Counts an outcome that the store has taken, or has refused for good."""
+        self.unsettled -= 1
         self._finished += 1
         now = time.monotonic()
         elapsed = now - self._window

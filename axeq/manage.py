@@ -65,10 +65,17 @@ def find(
     limit: int = 100,
     skip: int = 0,
 ) -> Op[list[Record]]:
-    """Returns jobs of a queue, the newest first, at most `limit` of them after the first `skip`."""
-    wanted = {"state": state and State(state).value, "name": name, "label": label}
+    """Returns jobs of a queue, at most `limit` of them after the first `skip`.
+
+    Those of a final state come in the order of their end, the last first; others the newest first.
+    """
+    wanted = {"name": name, "label": label}
     query = {"queue": queue, **{key: value for key, value in wanted.items() if value is not None}}
-    documents = yield Find(JOBS, query, sort=[("_id", -1)], limit=limit, skip=skip)
+    order = "_id"
+    if state is not None:
+        query.update(_in_state(State(state)))
+        order = "finished_at" if state in FINAL else "_id"
+    documents = yield Find(JOBS, query, sort=[(order, -1)], limit=limit, skip=skip)
     return [Record(document) for document in documents]
 
 
@@ -76,8 +83,14 @@ def stats(queue: str, *, cap: int) -> Op[dict[State, int]]:
     """Returns how many jobs of a queue are in each state, counting no further than `cap`."""
     counts: dict[State, int] = {}
     for state in State:
-        counts[state] = yield Call(JOBS, "count_documents", ({"queue": queue, "state": state.value},), {"limit": cap})
+        counts[state] = yield Call(JOBS, "count_documents", ({"queue": queue, **_in_state(state)},), {"limit": cap})
     return counts
+
+
+def _in_state(state: State) -> Document:
+    """Returns a filter that also says what the index of ended, or of live, jobs is for."""
+    present = "finished_at" if state in FINAL else "available_at"
+    return {"state": state.value, present: {"$exists": True}}
 
 
 def wait(identity: Any, clock: Clock, *, timeout: float | None) -> Op[Record]:

@@ -226,12 +226,13 @@ async def test_a_retry_whose_label_is_taken_meanwhile_is_refused(queue: Any) -> 
     assert (await settled(job.refresh())).state is State.CANCELLED
 
 
-async def test_a_live_job_is_not_touched_by_a_retry(queue: Any) -> None:
+async def test_a_job_that_waits_already_is_not_retried(queue: Any) -> None:
     job = await made(queue, delay=600)
 
-    again = await settled(queue.retry(job.id))
+    with pytest.raises(axeq.JobNotFound, match=f"job {job.id} is enqueued: only a job that has failed or ended"):
+        await settled(queue.retry(job.id))
 
-    assert again.document == job.document
+    assert (await settled(queue.get(job.id))).document == job.document
 
 
 async def test_a_removed_job_is_gone(queue: Any) -> None:

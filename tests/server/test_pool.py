@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,6 +43,11 @@ async def probe_nothing(ctx: Any) -> None:
     """Stands for a task that comes too late."""
 
 
+def verbs(counts: Mapping[str, int]) -> dict[str, int]:
+    """Returns what happened to jobs, without how hard the pool had to try."""
+    return {verb: count for verb, count in counts.items() if verb not in ("attempted", "raced")}
+
+
 def in_state(queue: axeq.Queue, state: State, count: int) -> None:
     eventually(lambda: queue.stats()[state] == count)
 
@@ -55,10 +60,9 @@ def test_a_pool_that_is_stopped_lets_handlers_finish(store: axeq.Store) -> None:
 
         pool.stop()
         gate.set()
-        eventually(lambda: not pool.ready.is_set())
 
     assert job.wait(0) == 1
-    assert pool.counts == {"dequeue": 1, "complete": 1}
+    assert verbs(pool.counts) == {"dequeue": 1, "complete": 1}
 
 
 def test_a_pool_that_is_stopped_gives_back_what_does_not_finish(store: axeq.Store) -> None:
@@ -71,7 +75,7 @@ def test_a_pool_that_is_stopped_gives_back_what_does_not_finish(store: axeq.Stor
     assert (job.state, job.attempts, job.lost) == (State.ENQUEUED, 0, 0)
     assert job.available_at <= milliseconds(datetime.now(UTC)) + timedelta(seconds=1)
     assert job.events[-1]["verb"] == "release"
-    assert pool.counts == {"dequeue": 1, "release": 1}
+    assert verbs(pool.counts) == {"dequeue": 1, "release": 1}
 
 
 def test_a_stopped_pool_gives_back_what_it_has_not_started(store: axeq.Store) -> None:
@@ -95,16 +99,17 @@ def test_a_stopped_pool_gives_back_what_it_has_not_started(store: axeq.Store) ->
     assert pool.counts["release"] == pool.counts["dequeue"] - 300
 
 
-def test_a_second_stop_does_not_wait_for_the_drain(store: axeq.Store) -> None:
-    queue = axeq.Queue(store)
-    with running(gated(store, threading.Event(), drain=600)) as pool:
-        job = queue.enqueue(Probe())
+def test_a_second_stop_does_not_cut_the_drain_short(store: axeq.Store) -> None:
+    gate, queue = threading.Event(), axeq.Queue(store)
+    with running(gated(store, gate, drain=DEADLINE)) as pool:
+        job = queue.enqueue(Probe(value=1))
         in_state(queue, State.DEQUEUED, 1)
 
         pool.stop()
         pool.stop()
+        gate.set()
 
-    assert job.refresh().state is State.ENQUEUED
+    assert job.wait(0) == 1
 
 
 @pytest.mark.needs("processes")
@@ -118,7 +123,7 @@ def test_a_term_signal_drains_the_pool_and_gives_back_the_rest(store: axeq.Store
         output, errors = process.communicate(timeout=DEADLINE)
 
     assert process.returncode == 0, errors
-    assert json.loads(output.rpartition("ended ")[2]) == {"dequeue": 2, "complete": 1, "release": 1}
+    assert verbs(json.loads(output.rpartition("ended ")[2])) == {"dequeue": 2, "complete": 1, "release": 1}
     assert short.refresh().state is State.COMPLETED
     assert (endless.refresh().state, endless.attempts) == (State.ENQUEUED, 0)
 
@@ -140,7 +145,8 @@ def test_a_second_signal_ends_the_pool_at_once(store: axeq.Store, uri: str, firs
         output, errors = process.communicate(timeout=DEADLINE)
 
     assert lines == {"ready\n", "started ok\n"}
-    assert (process.returncode, output) == (0, 'ended {"dequeue": 1, "release": 1}\n'), errors
+    assert process.returncode == 0, errors
+    assert verbs(json.loads(output.removeprefix("ended "))) == {"dequeue": 1, "release": 1}
     assert endless.refresh().state is State.ENQUEUED
 
 
@@ -176,7 +182,7 @@ async def test_a_pool_runs_inside_an_application(store: axeq.Store) -> None:
 
     assert results == list(range(5))
     assert not pool.ready.is_set()
-    assert pool.counts == {"dequeue": 5, "complete": 5}
+    assert verbs(pool.counts) == {"dequeue": 5, "complete": 5}
 
 
 async def test_an_application_that_fails_still_gives_its_jobs_back(store: axeq.Store) -> None:
@@ -322,9 +328,9 @@ def test_a_pool_counts_what_became_of_its_jobs(store: axeq.Store) -> None:
 
     with running(_far_apart(store)) as pool:
         queue.enqueue_many([Probe(outcome=outcome, delay=600) for outcome in outcomes])
-        eventually(lambda: sum(pool.counts.values()) == 10)
+        eventually(lambda: sum(verbs(pool.counts).values()) == 10)
 
-    assert pool.counts == {"dequeue": 5, "complete": 2, "fail": 1, "cancel": 1, "snooze": 1}
+    assert verbs(pool.counts) == {"dequeue": 5, "complete": 2, "fail": 1, "cancel": 1, "snooze": 1}
 
 
 def _far_apart(store: axeq.Store) -> axeq.Pool:

@@ -26,7 +26,7 @@ def quick_pool(store: axeq.Store, **options: Any) -> axeq.Pool:
 
 @contextmanager
 def running(pool: axeq.Pool) -> Iterator[axeq.Pool]:
-    """Runs `pool` in a thread until the block ends; where the block fails, it does not wait for handlers."""
+    """Runs `pool` in a thread until the block ends."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -43,7 +43,6 @@ def running(pool: axeq.Pool) -> Iterator[axeq.Pool]:
             raise failures[0]
         yield pool
     except BaseException:
-        pool.stop()
         pool.stop()
         thread.join(DEADLINE)
         raise

@@ -170,15 +170,15 @@ def test_jobs_that_this_pool_still_runs_are_dropped(board: Board) -> None:
     assert board.count("a") == 0
 
 
-def test_a_board_is_fresh_for_a_second(board: Board, ticks: Ticks) -> None:
-    never = board.fresh("a")
+def test_a_board_is_fresh_for_as_long_as_is_asked_for(board: Board, ticks: Ticks) -> None:
+    never = board.fresh("a", within=1.0)
     fill(board)
-    at_once = board.fresh("a")
+    at_once = board.fresh("a", within=1.0)
     ticks.now += 1.0
-    after_a_second = board.fresh("a")
+    after_a_second = board.fresh("a", within=1.0)
     ticks.now += 0.001
 
-    assert (never, at_once, after_a_second, board.fresh("a")) == (False, True, True, False)
+    assert (never, at_once, after_a_second, board.fresh("a", within=1.0)) == (False, True, True, False)
 
 
 def test_a_full_page_says_that_there_is_more(board: Board) -> None:

@@ -58,6 +58,8 @@ def work(lane: Lane, ticks: Ticks, *, each: float, seconds: float) -> None:
         lane.start()
         ticks.now += each
         lane.finish()
+        lane.settling()
+        lane.settled()
 
 
 def test_a_new_task_claims_one_job_for_each_worker(lane: Lane) -> None:
@@ -116,6 +118,19 @@ def test_a_task_that_turns_slow_stops_claiming_ahead(lane: Lane, ticks: Ticks) -
     work(lane, ticks, each=10.0, seconds=200.0)
 
     assert lane.wanted == 4
+
+
+def test_a_task_claims_nothing_while_the_store_is_half_a_second_behind_with_outcomes(lane: Lane, ticks: Ticks) -> None:
+    work(lane, ticks, each=0.001, seconds=3.0)
+    for _ in range(501):
+        lane.settling()
+    behind = lane.wanted
+
+    for _ in range(20):
+        lane.settled()
+
+    assert behind == 0
+    assert lane.wanted > 0
 
 
 def test_jobs_start_in_the_order_of_their_claim_while_workers_are_free(lane: Lane) -> None:
