@@ -66,10 +66,19 @@ def test_find_filters_by_what_is_given_and_pages_from_the_newest() -> None:
     (read,) = play(rule, [[given_job()]]).asked
 
     assert isinstance(read, Find)
-    assert read.filter == {"queue": "default", "state": "failed", "name": "thumbnail", "label": "a.jpg"}
+    live = {"available_at": {"$exists": True}}
+    assert read.filter == {"queue": "default", "state": "failed", "name": "thumbnail", "label": "a.jpg", **live}
     assert (read.sort, read.limit, read.skip) == ([("_id", -1)], 10, 20)
     (everything,) = play(manage.find("default"), [[]]).asked
     assert everything.filter == {"queue": "default"}  # type: ignore[union-attr]
+
+
+def test_find_brings_ended_jobs_in_the_order_of_their_end() -> None:
+    (read,) = play(manage.find("default", state=State.COMPLETED), [[]]).asked
+
+    assert isinstance(read, Find)
+    assert read.filter == {"queue": "default", "state": "completed", "finished_at": {"$exists": True}}
+    assert read.sort == [("finished_at", -1)]
 
 
 def test_stats_count_each_state_no_further_than_asked() -> None:
