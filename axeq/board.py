@@ -26,15 +26,22 @@ class Board:
         self._monotonic = monotonic
         self._sheets: dict[str, _Sheet] = {}
 
-    def fill(self, names: Sequence[str], candidates: Iterable[Candidate], *, horizon: datetime, more: bool) -> None:
+    def fill(
+        self, names: Sequence[str], candidates: Iterable[Candidate], *, horizon: datetime, since: float, more: bool
+    ) -> None:
         """Takes what a read of the jobs of `names` due by `horizon` brought, in place of what was known of those.
 
-        `more` says that the read had a full page.
+        `since` is the moment at which the read began, as `monotonic` counts: what a stream has reported from
+        then on, the read may not have seen, and stays. `more` says that the read had a full page.
         """
         before = {name: self._sheets.get(name) or _Sheet() for name in names}
         for name in names:
-            beyond = [entry for entry in before[name].entries.values() if entry.candidate.available_at > horizon]
-            self._sheets[name] = _Sheet(beyond, read_at=self._monotonic(), more=more)
+            unread = [
+                entry
+                for entry in before[name].entries.values()
+                if entry.candidate.available_at > horizon or entry.seen_at >= since
+            ]
+            self._sheets[name] = _Sheet(unread, read_at=self._monotonic(), more=more)
         for candidate in candidates:
             known = before[candidate.name].entries.get(candidate.id)
             self._sheets[candidate.name].add(known or self._entry(candidate, horizon))
@@ -102,7 +109,7 @@ class Board:
     def _entry(self, candidate: Candidate, now: datetime) -> _Entry:
         own, seconds = self._lag.delay(candidate)
         seen = candidate.available_at if own else max(candidate.available_at, now)
-        return _Entry(candidate, own, seen + timedelta(seconds=seconds))
+        return _Entry(candidate, own, seen + timedelta(seconds=seconds), self._monotonic())
 
     def _taken(
         self, name: str, count: int, apart: Collection[Any], wanted: Callable[[_Entry], bool]
@@ -126,12 +133,13 @@ class Board:
 
 
 class _Entry:
-    __slots__ = ("candidate", "own", "visible_at")
+    __slots__ = ("candidate", "own", "seen_at", "visible_at")
 
-    def __init__(self, candidate: Candidate, own: bool, visible_at: datetime) -> None:
+    def __init__(self, candidate: Candidate, own: bool, visible_at: datetime, seen_at: float) -> None:
         self.candidate = candidate
         self.own = own
         self.visible_at = visible_at
+        self.seen_at = seen_at
 
     @property
     def order(self) -> tuple[int, bool, datetime]:

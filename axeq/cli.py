@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 4 no connection to a server.
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from axeq.errors import (
     ConfigurationError,
     EmbeddedUnavailable,
     StoreUnavailable,
+    redact,
 )
 from axeq.keeper import Signals
 from axeq.queue import Queue
@@ -48,7 +50,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = commands.main(list(arguments), prog_name="axeq", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(redact(shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return FAILED
@@ -81,6 +85,8 @@ def commands() -> None:
 @click.argument("path", type=click.Path(file_okay=False, path_type=Path))
 def dev(path: Path) -> None:
     """Hold a MongoDB-compatible server of its own at PATH until Ctrl-C, and print its URI."""
+    if "://" in str(path) or str(path).startswith("mongodb:"):
+        raise click.UsageError("PATH is a directory for the server's data, not a URI")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with open_embedded(path) as server, Signals() as signals:

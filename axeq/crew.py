@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any
 
 from axeq.errors import LeaseLost
@@ -28,7 +29,8 @@ _STOP_SECONDS = 5.0
 class Crew:
     """Runs claimed jobs in the lanes' workers and hands their outcomes to the settler.
 
-    `lease` is in seconds. `wake` is called when a worker may want more jobs. `counts` adds up claims, outcomes
+    `lease` is in seconds. `wake` is called when a worker may want more jobs, `freed` when a job may be claimed
+    here again that could not. `counts` adds up claims, outcomes
     by verb, lost leases and abandoned handlers.
     """
 
@@ -41,6 +43,7 @@ class Crew:
         lease: float,
         counts: Counter[str],
         wake: Callable[[], None],
+        freed: Callable[[], None],
     ) -> None:
         self._store = store
         self._lanes = lanes
@@ -48,10 +51,12 @@ class Crew:
         self._lease = lease
         self._counts = counts
         self._wake = wake
+        self._freed = freed
         self._executor = Executor(store)
         self._settler = Settler(store, done=self._settled)
         self._attempts: dict[Any, Attempt] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Attempt] = {}
+        self._context = copy_context()
         self._closing = False
 
     @property
@@ -132,7 +137,7 @@ class Crew:
 
     async def _finished(self, timeout: float, hurry: asyncio.Event | None) -> None:
         """Waits until every handler has stopped, at most `timeout` seconds or until `hurry` is set."""
-        running = {task for task in self._tasks if not task.done()}
+        running = {task for task, attempt in self._tasks.items() if not attempt.abandoned}
         if not running:
             return
         all_done = asyncio.gather(*running, return_exceptions=True)
@@ -145,9 +150,10 @@ class Crew:
 
     def _pump(self, lane: Lane) -> None:
         while not self._closing and (attempt := lane.start()) is not None:
-            task = asyncio.get_running_loop().create_task(self._work(lane, attempt), name=f"axeq {attempt.record.id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            # A context of its own: what a handler sets must not reach the next job.
+            task = asyncio.get_running_loop().create_task(self._work(lane, attempt), context=self._context.copy())
+            self._tasks[task] = attempt
+            task.add_done_callback(self._tasks.pop)
 
     async def _work(self, lane: Lane, attempt: Attempt) -> None:
         attempt.timers.append(asyncio.get_running_loop().call_later(attempt.timeout, self._overran, attempt))
@@ -157,6 +163,7 @@ class Crew:
         if attempt.abandoned:
             del self._attempts[attempt.record.id]
             _LOGGER.warning("the abandoned handler of job %s has stopped at last", attempt.record.id)
+            self._freed()
             return
         lane.finish()
         if outcome is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from datetime import datetime
 from enum import Enum
 from functools import partial
@@ -124,8 +125,6 @@ class Executor:
         value: Any = None
         try:
             value = await self._handle(attempt, context)
-        except GeneratorExit:
-            raise
         except BaseException as error:  # noqa: BLE001 - SystemExit from a handler is the job's failure, not the pool's end
             ended_by = error
         return self._ended(attempt, value, ended_by, clock)
@@ -176,7 +175,7 @@ def _cancel(task: asyncio.Task[Any]) -> None:
 
 
 def _in_thread(handler: Any, context: Context[Any, Any]) -> Any:
-    return handler(context)
+    return copy_context().run(handler, context)
 
 
 def _failure(error: BaseException) -> BaseException:

@@ -59,6 +59,7 @@ class Feed:
         self._streaming = False
         self._poll = interval
         self._look_at = 0.0
+        self._hints = 0
         self._next_due: datetime | None = None
         self._expecting = False
         self._backlogs: dict[str, Backlog] = {}
@@ -68,10 +69,12 @@ class Feed:
     async def look(self, *, wanted: int) -> None:
         """Reads what is due of every task that is not known to have a backlog."""
         self._forget_expected()
+        hints = self._hints
         names = [name for name in self._versions if name not in self._backlogs]
         if names:
             await self._read(names, wanted)
-        self._looked(found=any(self._board.count(name) for name in self._versions))
+        if hints == self._hints:  # a hint that came meanwhile speaks of what the read may not have seen
+            self._looked(found=any(self._board.count(name) for name in self._versions))
 
     def begin_refill(self, name: str, *, wanted: int) -> None:
         """Begins to read what is due of one task anew, several times as many as are `wanted`, unless that is
@@ -102,26 +105,26 @@ class Feed:
             await self._read_backlog(backlog, wanted)
 
     async def _read(self, names: Sequence[str], wanted: int) -> None:
-        page, horizon = _page_size(wanted), self._store.clock.earliest()
+        page, horizon, began = _page_size(wanted), self._store.clock.earliest(), self._store.clock.monotonic()
         versions = {name: self._versions[name] for name in names}
         found = await self._store.arun(due_page(self._queue, versions, horizon, limit=page))
         candidates = understood(found, versions)
         full = len(found) == page
-        self._board.fill(names, candidates, horizon=horizon, more=full)
+        self._board.fill(names, candidates, horizon=horizon, since=began, more=full)
         if full and len(names) == 1:
             backlog = Backlog(self._queue, names[0], versions[names[0]])
             backlog.met(candidates)
             self._backlogs[names[0]] = backlog
 
     async def _read_backlog(self, backlog: Backlog, wanted: int) -> None:
-        page, horizon = _page_size(wanted), self._store.clock.earliest()
+        page, horizon, began = _page_size(wanted), self._store.clock.earliest(), self._store.clock.monotonic()
         loop_now = asyncio.get_running_loop().time()
         if loop_now >= self._discover_at.get(backlog.name, 0):
             await self._store.arun(backlog.discover(horizon))
             self._discover_at[backlog.name] = loop_now + _DISCOVER_EVERY
         candidates = await self._store.arun(backlog.page(horizon, limit=page))
         full = len(candidates) == page
-        self._board.fill([backlog.name], candidates, horizon=horizon, more=full)
+        self._board.fill([backlog.name], candidates, horizon=horizon, since=began, more=full)
         if not full or not backlog.readable:
             del self._backlogs[backlog.name]
 
@@ -132,6 +135,7 @@ class Feed:
 
     def hint(self) -> None:
         """Has a round begin at once and read anew."""
+        self._hints += 1
         self._look_at = 0.0
         self._wake()
 

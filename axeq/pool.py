@@ -52,10 +52,10 @@ class Pool:
 
     `queue` is its name, default "default". `lease` (default 30 s) is how long a job stays with a worker that
     has died; live workers extend it by themselves. `drain` (default 25 s) is how long a shutdown lets handlers
-    finish. `max_lag` (default 100 ms) is the longest that it leaves a due job to competing pools: `lag` "ranked", the
-    default, by an order that the live pools share, "random" by chance. `worker` names the pool, default
-    host, process and a random part. Durations are `timedelta` or seconds. Raises `ConfigurationError` for an
-    option that cannot work.
+    finish. `max_lag` (default 100 ms) is the longest that it leaves a due job to competing pools: `lag`
+    "ranked", the default, by an order that the live pools share, "random" by chance. `worker` names the pool,
+    default host, process and a random part. Durations are `timedelta` or seconds. Raises `ConfigurationError`
+    for an option that cannot work.
     """
 
     def __init__(
@@ -149,6 +149,10 @@ class Pool:
     async def __aenter__(self) -> Self:
         if not self._tasks:
             raise ConfigurationError("the pool has no tasks: add one with @pool.task(Model)")
+        if any(task.executor == "process" for task in self.tasks) and not self.store.portable:
+            raise ConfigurationError(
+                "executor='process' needs a store made from a URI, which can go to another process"
+            )
         if not self._running.acquire(blocking=False):
             raise AlreadyRunning("the pool is running already")
         try:
@@ -206,7 +210,9 @@ class _Shift:
         lanes = {task.name: Lane(task) for task in pool.tasks}
         self._versions = {task.name: task.binding.version for task in pool.tasks}
         self._leases = Leases(self._store, lease=pool._lease, report=self._report)
-        self._crew = Crew(self._store, lanes, self._leases, lease=pool._lease, counts=pool.counts, wake=self._wake)
+        self._crew = Crew(
+            self._store, lanes, self._leases, lease=pool._lease, counts=pool.counts, wake=self._wake, freed=self._freed
+        )
         self._lag: RankedLag | RandomLag = (
             RankedLag(pool.worker, pool._max_lag) if pool._lag == "ranked" else RandomLag(pool._max_lag)
         )
@@ -295,6 +301,9 @@ class _Shift:
 
     def _wake(self) -> None:
         self._dispatcher.wake()
+
+    def _freed(self) -> None:
+        self._feed.hint()
 
     def _report(self, holding: Holding) -> None:
         if not self._loop.is_closed():

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,7 +30,8 @@ from axeq.clock import Clock, LocalClock, ServerClock
 from axeq.duration import Duration, seconds
 from axeq.embedded import Embedded, open_embedded
 from axeq.errors import ConfigurationError, ServerUnsuitable, redact
-from axeq.wire import AsyncWire, Op, Place, SimulatedWire, SyncWire
+from axeq.simulated import SimulatedWire
+from axeq.wire import AsyncWire, Op, Place, SyncWire
 
 __all__ = ["Store"]
 
@@ -59,41 +60,28 @@ class Store:
         collection: str = "jobs",
         timeout: Duration = 10.0,
     ) -> None:
-        target = _environment_target() if target is None else target
-        self._given = target
-        self._embedded: Embedded | None = None
-        self._embedded_path: Path | None = None
-        self._clients: Clients | None = None
-        self._simulated: SimulatedWire | None = None
-        self._capabilities: Capabilities | None = None
-        self._lock = threading.Lock()
-        self.clock: Clock = ServerClock()
+        self._given = _environment_target() if target is None else target
+        found = _found(self._given)
+        name = database or found.database or _DEFAULT_DATABASE
         deadline = seconds(timeout, "timeout", zero=False)
-        arguments: Mapping[str, Any] = {}
-        client: MongoClient[Any] | AsyncMongoClient[Any] | None = None
-        named: str | None = None
-        if isinstance(target, str):
-            if target.startswith("embedded:"):
-                self._embedded_path = Path(target.removeprefix("embedded:")).expanduser()
-            else:
-                arguments, named = {"host": _checked_uri(target)}, _database_in(target)
-        elif _comes_from(target, "mongomock"):
-            named = None if hasattr(target, "list_database_names") else target.name
-            mock = target[database or named or _DEFAULT_DATABASE] if named is None else target
-            self.clock = LocalClock()
-            self._capabilities = _SIMULATED
-            self._simulated = SimulatedWire(mock, Place(mock.name, collection, "mongomock", deadline), self.clock)
-        else:
-            client, named = _client_of(target.delegate if _comes_from(target, "motor") else target)
-            arguments = client._init_kwargs  # the driver's own record; it names no public one
-        self.place = Place(database or named or _DEFAULT_DATABASE, collection, host_of(arguments), deadline)
-        if arguments:
-            self._clients = Clients(arguments, given=client)
+        self.place = Place(name, collection, found.host, deadline, min(found.selection, deadline))
+        self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
+        self._lock = threading.Lock()
+        self._embedded: Embedded | None = None
+        self._embedded_path = found.embedded
+        self._clients = Clients(found.arguments, given=found.client) if found.arguments else None
+        self._capabilities = None if found.mock is None else _SIMULATED
+        self._simulated = None if found.mock is None else SimulatedWire(found.mock[name], self.place, self.clock)
 
     @property
     def simulated(self) -> bool:
         """Whether the store is a stand-in inside this process (mongomock): polled, without transactions."""
         return self._simulated is not None
+
+    @property
+    def portable(self) -> bool:
+        """Whether the store can go to another process: made from a URI, not from a client."""
+        return isinstance(self._given, str)
 
     def run(self, op: Op[T], *, session: Any = None) -> T:
         """Runs a rule and returns what it returns; with a sync `session` inside that session's transaction."""
@@ -197,7 +185,7 @@ class Store:
         await self.aclose()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if not isinstance(self._given, str):
+        if not self.portable:
             raise ConfigurationError("a store made from a client cannot go to another process: make it from a URI")
         return _reopened, (self._given, self.place.database, self.place.collection, self.place.timeout)
 
@@ -239,6 +227,40 @@ def _reopened(target: str, database: str, collection: str, timeout: float) -> St
     return Store(target, database=database, collection=collection, timeout=timeout)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a target turned out to be."""
+
+    host: str
+    arguments: Mapping[str, Any] | None = None
+    client: MongoClient[Any] | AsyncMongoClient[Any] | None = None
+    database: str | None = None
+    selection: float = float("inf")
+    embedded: Path | None = None
+    mock: Any = None
+
+
+def _found(target: Any) -> _Found:
+    if isinstance(target, str) and target.startswith("embedded:"):
+        path = Path(target.removeprefix("embedded:")).expanduser()
+        return _Found(f"embedded:{path}", embedded=path)
+    if isinstance(target, str):
+        selection = _checked_uri(target)
+        arguments = {"host": target}
+        return _Found(host_of(arguments), arguments, database=_database_in(target), selection=selection)
+    if _comes_from(target, "mongomock"):
+        is_client = type(target).__name__ == "MongoClient"
+        return _Found(
+            "mongomock",
+            database=None if is_client else target.name,
+            mock=target if is_client else target.client,
+        )
+    client, database = _client_of(target.delegate if _comes_from(target, "motor") else target)
+    arguments = client._init_kwargs  # the driver's own record; it names no public one
+    selection = client.options.server_selection_timeout
+    return _Found(host_of(arguments), arguments, client, database, selection)
+
+
 def _environment_target() -> str:
     uri = os.environ.get("AXEQ_URI")
     if not uri:
@@ -248,14 +270,17 @@ def _environment_target() -> str:
     return uri
 
 
-def _checked_uri(uri: str) -> str:
+def _checked_uri(uri: str) -> float:
+    """Returns the seconds that the URI gives the search for a server; raises `ConfigurationError` where it is
+    no URI.
+    """
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
         raise ConfigurationError(f"{redact(uri)!r} is no store: use mongodb://..., mongodb+srv://... or embedded:PATH")
     try:
-        MongoClient(uri, connect=False).close()
+        with MongoClient[Any](uri, connect=False) as client:
+            return float(client.options.server_selection_timeout)
     except (InvalidURI, DriverConfigurationError, ValueError) as error:
         raise ConfigurationError(f"{redact(uri)!r}: {error}") from None
-    return uri
 
 
 def _database_in(uri: str) -> str | None:

@@ -8,7 +8,6 @@ pymongo.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -47,12 +46,12 @@ __all__ = [
     "Find",
     "Op",
     "Place",
-    "SimulatedWire",
     "Sleep",
     "SyncWire",
     "Update",
     "adrive",
     "drive",
+    "translated",
 ]
 
 T = TypeVar("T")
@@ -144,13 +143,15 @@ async def adrive(op: Op[T], execute: Callable[[Command], Awaitable[Any]]) -> T:
 class Place:
     """Where a store's collections are, and on what terms.
 
-    `host` names the server in errors, without credentials; `timeout` is each command's deadline in seconds.
+    `host` names the server in errors, without credentials; `timeout` is each command's deadline in seconds, `selection`
+    that of finding a server at all.
     """
 
     database: str
     collection: str = "jobs"
     host: str = "its address"
     timeout: float = 10.0
+    selection: float = 10.0
 
     def name(self, collection: str) -> str:
         """Returns the real name of a collection that commands call by its short one."""
@@ -194,7 +195,10 @@ class SyncWire:
 
     def run(self, op: Op[T]) -> T:
         """Runs a rule, asking the server for its time first where that is stale."""
-        self.clock.follow(self.client.topology_description.max_election_id)
+        topology = self.client.topology_description
+        self.clock.follow(topology.max_election_id)
+        if self._place.selection < self._place.timeout and not topology.has_writable_server():
+            self._find_server()
         if self.clock.stale:
             self.measure()
         return drive(op, self._execute)
@@ -205,7 +209,7 @@ class SyncWire:
 
     def measure(self) -> Mapping[str, Any]:
         """Takes a reading of the server's clock and returns its `hello`."""
-        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
             sent = self.clock.monotonic()
             hello = self.client.admin.command("hello")
             _observe(self.clock, hello, sent)
@@ -213,14 +217,19 @@ class SyncWire:
 
     def server_version(self) -> str:
         """Returns the server's version."""
-        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
             return str(self.client.server_info().get("version", "unknown"))
+
+    def _find_server(self) -> None:
+        # A command's deadline would override the time that the URI gives the search.
+        with translated(self._place, self.clock), pymongo.timeout(self._place.selection):
+            self.client.admin.command("ping")
 
     def _execute(self, command: Command) -> Any:
         if isinstance(command, Sleep):
             time.sleep(command.seconds)
             return None
-        with _translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
                 return list(_cursor(collection, command, self._session))
@@ -240,14 +249,17 @@ class AsyncWire:
 
     async def run(self, op: Op[T]) -> T:
         """Runs a rule, asking the server for its time first where that is stale."""
-        self.clock.follow(self.client.topology_description.max_election_id)
+        topology = self.client.topology_description
+        self.clock.follow(topology.max_election_id)
+        if self._place.selection < self._place.timeout and not topology.has_writable_server():
+            await self._find_server()
         if self.clock.stale:
             await self.measure()
         return await adrive(op, self._execute)
 
     async def measure(self) -> Mapping[str, Any]:
         """Takes a reading of the server's clock and returns its `hello`."""
-        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
             sent = self.clock.monotonic()
             hello = await self.client.admin.command("hello")
             _observe(self.clock, hello, sent)
@@ -255,7 +267,7 @@ class AsyncWire:
 
     async def server_version(self) -> str:
         """Returns the server's version."""
-        with _translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
             return str((await self.client.server_info()).get("version", "unknown"))
 
     @asynccontextmanager
@@ -263,107 +275,27 @@ class AsyncWire:
         self, pipeline: list[Mapping[str, Any]], *, max_await: float
     ) -> AsyncIterator[AsyncChangeStream[Any]]:
         """Opens a change stream on the jobs; each read of it waits at most `max_await` seconds at the server."""
-        with _translated(self._place, self.clock):
+        with translated(self._place, self.clock):
             stream = await self._handles[JOBS].watch(pipeline, max_await_time_ms=int(max_await * 1000))
             try:
                 yield stream
             finally:
                 await stream.close()
 
+    async def _find_server(self) -> None:
+        with translated(self._place, self.clock), pymongo.timeout(self._place.selection):
+            await self.client.admin.command("ping")
+
     async def _execute(self, command: Command) -> Any:
         if isinstance(command, Sleep):
             await asyncio.sleep(command.seconds)
             return None
-        with _translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
                 return await _cursor(collection, command, self._session).to_list(None)
             reply = await getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
             return await reply.to_list(None) if command.method == "list_indexes" else reply
-
-
-class SimulatedWire:
-    """Runs rules on a mongomock database, sync or async, one command at a time.
-
-    mongomock's find-and-modify is not atomic and its bulk writes break with current pymongo, so every command
-    runs under one lock and a bulk goes as single updates. Documents pass through BSON both ways, so that they
-    are what a server would have stored.
-    """
-
-    def __init__(self, database: Any, place: Place, clock: Clock) -> None:
-        self.clock = clock
-        self._database = database
-        self._place = place
-        self._lock = threading.Lock()
-
-    def run(self, op: Op[T]) -> T:
-        """Runs a rule to its end."""
-        return drive(op, self._execute)
-
-    def close(self) -> None:
-        """Does nothing: there is no connection."""
-
-    async def arun(self, op: Op[T]) -> T:
-        """Runs a rule to its end, sleeping without blocking the loop."""
-        return await adrive(op, self._aexecute)
-
-    async def _aexecute(self, command: Command) -> Any:
-        if isinstance(command, Sleep):
-            await asyncio.sleep(command.seconds)
-            return None
-        return self._execute(command)
-
-    def _execute(self, command: Command) -> Any:
-        if isinstance(command, Sleep):
-            time.sleep(command.seconds)
-            return None
-        with self._lock, _translated(self._place, self.clock):
-            collection = self._database[self._place.name(command.collection)]
-            if isinstance(command, Find):
-                found = collection.find(
-                    command.filter,
-                    command.projection,
-                    sort=list(command.sort) if command.sort else None,
-                    limit=command.limit,
-                    skip=command.skip,
-                )
-                return [_through_bson(document) for document in found]
-            return self._call(collection, command)
-
-    def _call(self, collection: Any, command: Call) -> Any:
-        args = command.args
-        match command.method:
-            case "bulk_write":
-                updates: Sequence[Update] = args[0]
-                return _Matched(sum(self._update(collection, entry) for entry in updates))
-            case "create_indexes":
-                return [_create_index(collection, specification) for specification in args[0]]
-            case "list_indexes":
-                return [{"name": name, **details} for name, details in collection.index_information().items()]
-            case "insert_one":
-                args = (_through_bson(args[0]),)
-            case "insert_many":
-                args = ([_through_bson(document) for document in args[0]],)
-        reply = getattr(collection, command.method)(*args, **dict(command.kwargs))
-        return _through_bson(reply) if isinstance(reply, dict) else reply
-
-    def _update(self, collection: Any, entry: Update) -> int:
-        update = collection.update_many if entry.many else collection.update_one
-        return int(update(entry.filter, entry.update).matched_count)
-
-
-@dataclass(frozen=True, slots=True)
-class _Matched:
-    matched_count: int
-
-
-def _create_index(collection: Any, specification: Mapping[str, Any]) -> str:
-    options = {key: value for key, value in specification.items() if key != "key"}
-    return str(collection.create_index(list(specification["key"].items()), **options))
-
-
-def _through_bson(document: Mapping[str, Any]) -> dict[str, Any]:
-    return bson.decode(bson.encode(document, codec_options=CODEC_OPTIONS), CODEC_OPTIONS)
 
 
 def _cursor(collection: Any, command: Find, session: Any) -> Any:
@@ -442,7 +374,8 @@ _DUPLICATE = 11000
 
 
 @contextmanager
-def _translated(place: Place, clock: Clock, session: Any = None) -> Iterator[None]:
+def translated(place: Place, clock: Clock, session: Any = None) -> Iterator[None]:
+    """Turns the driver's errors into axeq's own; in a `session` only those that rules have an answer to."""
     try:
         yield
     except driver.DuplicateKeyError:

@@ -19,15 +19,15 @@ README = (ROOT / "README.md").read_text()
 CONTRACT = [
     "An enqueue that returned, or whose transaction committed with majority, is never lost.",
     (
-        "Two attempts of a job never overlap, and a completed job never runs again, unless a worker dies, stalls or is cut "
-        "off for longer than its lease."
+        "Two attempts of a job never overlap, and a completed job never runs again, unless a worker dies, stalls or is "
+        "cut off for longer than its lease."
     ),
     "A worker that lost its lease can no longer change the job.",
     "A label is unique among the live jobs of its task at all times, under any race.",
     "A job never starts before its time by the server's clock.",
     (
-        "A job whose workers keep dying ends cancelled (cause `exhausted`), alone: no job can kill workers in an endless "
-        "loop, and none is punished for its neighbour."
+        "A job whose workers keep dying ends cancelled (cause `exhausted`), alone: no job can kill workers in an "
+        "endless loop, and none is punished for its neighbour."
     ),
     "On a replica set, a job, its follow-ups and the handler's own MongoDB writes can commit as one transaction.",
 ]

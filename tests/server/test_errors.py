@@ -194,7 +194,12 @@ def test_what_is_no_store_is_refused_by_type() -> None:
 
 
 @pytest.mark.parametrize("command", ["demo", "dev", "indexes", "indexes ensure", "doctor", "--help"])
-def test_the_command_line_never_shows_the_password(command: str, nowhere: str) -> None:
+def test_the_command_line_never_shows_the_password(
+    command: str, nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A command that takes a path makes one.
+    monkeypatch.chdir(tmp_path)
+
     with python("-m", "axeq.cli", *command.split(), nowhere, AXEQ_URI=nowhere, AXEQ_MONGOD="/no/such") as process:
         output, errors = process.communicate(timeout=DEADLINE)
 

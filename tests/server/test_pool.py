@@ -237,26 +237,29 @@ def test_a_job_enqueued_while_the_pool_idles_starts_promptly(store: axeq.Store) 
 
 @pytest.mark.needs("streams")
 def test_a_job_announced_while_the_pool_reads_is_not_forgotten(
-    store: axeq.Store, monkeypatch: pytest.MonkeyPatch
+    store: axeq.Store, jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read that began before the job was there, and ends after the stream has announced it."""
+    """A job whose insert was under way when the read began, and announced before the read's reply was there."""
     queue, run, announced = axeq.Queue(store), store.arun, threading.Event()
-    made: list[axeq.Job[Any, Any]] = []
-    pool = pool_for(store)
+    job = queue.enqueue(Probe(value=1))
+    document = jobs.find_one_and_delete({"_id": job.id})
+    pool, inserted = pool_for(store), threading.Event()
 
     async def slow_reads(op: Any, **options: Any) -> Any:
         found = await run(op, **options)
-        if op.__name__ == "due_page" and pool._shift is not None and pool._shift._feed._streaming and not made:
-            made.append(await asyncio.to_thread(queue.enqueue, Probe(value=1)))
+        listening = pool._shift is not None and pool._shift._feed._streaming
+        if op.__name__ == "due_page" and listening and not inserted.is_set():
+            inserted.set()
+            await asyncio.to_thread(jobs.insert_one, document)
             await aeventually(announced.is_set, timeout=5)
         return found
 
     monkeypatch.setattr(store, "arun", slow_reads)
     monkeypatch.setattr("axeq.board.Board.offer", _noting(announced))
     with running(pool):
-        eventually(lambda: bool(made))
+        eventually(lambda: jobs.find_one({"_id": job.id}) is not None)
 
-        assert made[0].wait(5) == 1
+        assert job.wait(5) == 1
 
 
 def _noting(announced: threading.Event) -> Callable[..., None]:

@@ -39,7 +39,7 @@ def candidate(identity: Any, *, name: str = "a", priority: int = 0, due: float =
 
 
 def fill(board: Board, *candidates: Candidate, horizon: datetime = NOW, more: bool = False) -> None:
-    board.fill(["a"], candidates, horizon=horizon, more=more)
+    board.fill(["a"], candidates, horizon=horizon, since=1e9, more=more)
 
 
 def taken(board: Board, count: int = 100, now: datetime = LATER, **options: Any) -> list[Any]:

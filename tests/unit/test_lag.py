@@ -88,7 +88,7 @@ def test_a_pool_takes_its_own_share_before_that_of_others() -> None:
     first, second = ranked(2)
     jobs = [candidate() for _ in range(40)]
     board = Board(first, monotonic=lambda: 0.0)
-    board.fill(["a"], jobs, horizon=NOW, more=False)
+    board.fill(["a"], jobs, horizon=NOW, since=0.0, more=False)
 
     taken = board.take("a", 40, NOW + timedelta(seconds=1))
 

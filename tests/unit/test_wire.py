@@ -36,7 +36,7 @@ class WatchedClock(LocalClock):
 
 def translated(error: BaseException, *, session: Any = None, clock: Any = None) -> BaseException:
     """Returns what the wire makes of a failure of the driver."""
-    with pytest.raises(BaseException) as raised, wire._translated(PLACE, clock or LocalClock(), session):
+    with pytest.raises(BaseException) as raised, wire.translated(PLACE, clock or LocalClock(), session):
         raise error
     return raised.value
 

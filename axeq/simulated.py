@@ -1,0 +1,115 @@
+"""A wire to mongomock, which stands in for a server in users' unit tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import bson
+from bson.codec_options import CodecOptions
+
+from axeq.clock import Clock
+from axeq.codec import CODEC_OPTIONS
+from axeq.wire import Call, Command, Find, Op, Place, Sleep, Update, adrive, drive, translated
+
+__all__ = ["SimulatedWire"]
+
+T = TypeVar("T")
+
+
+class SimulatedWire:
+    """Runs rules on a mongomock database, sync or async, one command at a time.
+
+    mongomock's find-and-modify is not atomic and its bulk writes break with current pymongo, so every command
+    runs under one lock and a bulk goes as single updates. Documents pass through BSON both ways, so that they
+    are what a server would have stored.
+    """
+
+    def __init__(self, database: Any, place: Place, clock: Clock) -> None:
+        self.clock = clock
+        self._database = database
+        self._place = place
+        self._lock = threading.Lock()
+
+    def run(self, op: Op[T]) -> T:
+        """Runs a rule to its end."""
+        return drive(op, self._execute)
+
+    def close(self) -> None:
+        """Does nothing: there is no connection."""
+
+    async def arun(self, op: Op[T]) -> T:
+        """Runs a rule to its end, sleeping without blocking the loop."""
+        return await adrive(op, self._aexecute)
+
+    async def _aexecute(self, command: Command) -> Any:
+        if isinstance(command, Sleep):
+            await asyncio.sleep(command.seconds)
+            return None
+        return self._execute(command)
+
+    def _execute(self, command: Command) -> Any:
+        if isinstance(command, Sleep):
+            time.sleep(command.seconds)
+            return None
+        with self._lock, translated(self._place, self.clock):
+            collection = self._database[self._place.name(command.collection)]
+            if isinstance(command, Find):
+                found = collection.find(
+                    command.filter,
+                    command.projection,
+                    sort=list(command.sort) if command.sort else None,
+                    limit=command.limit,
+                    skip=command.skip,
+                )
+                return [_as_read(document) for document in found]
+            return self._call(collection, command)
+
+    def _call(self, collection: Any, command: Call) -> Any:
+        args = command.args
+        match command.method:
+            case "bulk_write":
+                updates: Sequence[Update] = args[0]
+                return _Matched(sum(self._update(collection, entry) for entry in updates))
+            case "create_indexes":
+                return [_create_index(collection, specification) for specification in args[0]]
+            case "list_indexes":
+                return [{"name": name, **details} for name, details in collection.index_information().items()]
+            case "insert_one":
+                args = (_as_sent(args[0]),)
+            case "insert_many":
+                args = ([_as_sent(document) for document in args[0]],)
+            case "find_one_and_update" | "update_one" | "update_many":
+                args = (args[0], _as_sent(args[1]))
+        reply = getattr(collection, command.method)(*args, **dict(command.kwargs))
+        return _as_read(reply) if isinstance(reply, dict) else reply
+
+    def _update(self, collection: Any, entry: Update) -> int:
+        update = collection.update_many if entry.many else collection.update_one
+        return int(update(entry.filter, _as_sent(entry.update)).matched_count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    matched_count: int
+
+
+def _create_index(collection: Any, specification: Mapping[str, Any]) -> str:
+    options = {key: value for key, value in specification.items() if key != "key"}
+    return str(collection.create_index(list(specification["key"].items()), **options))
+
+
+_STORED: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+"""As mongomock can hold it: UUIDs and decimals in BSON's own types."""
+
+
+def _as_sent(document: Mapping[str, Any]) -> dict[str, Any]:
+    return bson.decode(bson.encode(document, codec_options=CODEC_OPTIONS), _STORED)
+
+
+def _as_read(document: Mapping[str, Any]) -> dict[str, Any]:
+    return bson.decode(bson.encode(document, codec_options=_STORED), CODEC_OPTIONS)
