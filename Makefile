@@ -14,7 +14,8 @@ demo: .venv/demo ## Start a server of its own, run a job per file of Python's st
 	@$(BIN)/axeq demo
 
 test: .venv/dev ## Run every test that needs nothing but this folder
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile tests/unit tests/typing tests/server tests/acceptance
+	$(BIN)/python -m pytest -q tests/races
 
 check: .venv/dev ## Lint, format and type-check
 	$(BIN)/ruff check

@@ -57,7 +57,7 @@ WEB_FRAMEWORKS = {"callback": {"fastapi", "flask", "starlette"}}
 
 ORDER = [*chain.from_iterable(LAYERS.values()), "__init__"]
 BELOW_FACES = [module for layer in ("words", "documents", "wire", "rules") for module in LAYERS[layer]]
-KNOW_ASYNC = {"wire", "clients", "store"}
+KNOW_ASYNC = {"wire", "simulated", "clients", "store"}
 
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 40
