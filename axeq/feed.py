@@ -83,6 +83,11 @@ class Feed:
         if name not in self._refills:
             self._refills[name] = asyncio.get_running_loop().create_task(self._refill(name, wanted))
 
+    @property
+    def reads(self) -> list[asyncio.Task[None]]:
+        """The readings that are under way."""
+        return list(self._refills.values())
+
     async def refilled(self, name: str) -> None:
         """Waits for the reading that is under way."""
         if name in self._refills:

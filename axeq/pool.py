@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -285,9 +285,7 @@ class _Shift:
         await asyncio.wait([dispatching])  # the claim under way ends, and what it brought is given back
         await self._leave()
         await self._crew.close(drain=self._pool._drain, hurry=self._hurry)
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await _cancelled([*others, *self._feed.reads])
         await asyncio.to_thread(self._leases.stop)
         for task in self._background:
             if not task.cancelled() and task.exception() is not None:
@@ -360,6 +358,15 @@ class _Shift:
             except StoreError as error:
                 _LOGGER.warning("%s", error)
             await asyncio.sleep(period)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels tasks until they have ended: a driver in the middle of a command may swallow a cancellation."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
 class _signals:  # noqa: N801 - used as a statement
