@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import bson
 import pymongo
+from bson.errors import BSONError
 from pymongo import errors as driver
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.mongo_client import AsyncMongoClient
@@ -385,7 +385,7 @@ def translated(place: Place, clock: Clock, session: Any = None) -> Iterator[None
         if session is not None and not isinstance(failure, DuplicateKey):
             raise
         raise failure from error
-    except (driver.DocumentTooLarge, bson.errors.BSONError, UnicodeEncodeError, OverflowError) as error:
+    except (driver.DocumentTooLarge, BSONError, UnicodeEncodeError, OverflowError) as error:
         raise PayloadInvalid(f"the server cannot store it: {error}") from None
     except driver.PyMongoError as error:
         if session is not None:
