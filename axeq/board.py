@@ -62,8 +62,14 @@ class Board:
     def take(self, name: str, count: int, now: datetime, *, apart: Collection[Any] = ()) -> list[Candidate]:
         """Removes and returns up to `count` candidates of a task that have never lost a lease.
 
-        Ids in `apart` are dropped.
+        Those of other pools only where this one has none of its own left, here or in the store. Ids in `apart`
+        are dropped.
         """
+        own = self._taken(
+            name, count, apart, lambda entry: entry.own and not entry.candidate.lost and entry.visible_at <= now
+        )
+        if own or self.more(name):
+            return own
         return self._taken(name, count, apart, lambda entry: not entry.candidate.lost and entry.visible_at <= now)
 
     def take_lost(

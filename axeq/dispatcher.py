@@ -99,10 +99,14 @@ class Dispatcher:
         claimed = 0
         for lane in hungry:
             claimed += await self._claim(lane)
-        if claimed:
+        if claimed or any(self._unread(lane.task.name) for lane in hungry):
             return 0
         await self._feed.expect()
         return min(self._feed.pause(), _LONGEST_REST)
+
+    def _unread(self, name: str) -> bool:
+        """Whether the store has jobs of a task for this pool that the board has not."""
+        return self._board.more(name) and not self._board.count_own(name)
 
     def _is_paused(self, lane: Lane) -> bool:
         return None in self.paused or lane.task.name in self.paused
@@ -137,7 +141,7 @@ class Dispatcher:
         records = await self._claimed(candidates)
         self._crew.take_on(records, since=sent)
         self._board.suspect_more(name)
-        self._raced(len(candidates), len(candidates) - len(records))
+        self._raced(len(candidates), len(candidates) - len(records), time.monotonic() - sent)
         return claimed + len(records)
 
     async def _claim_lost(self, lane: Lane) -> int:
@@ -158,8 +162,8 @@ class Dispatcher:
             claimed += len(records)
         return claimed
 
-    def _raced(self, attempted: int, lost: int) -> None:
-        self._lag.raced(attempted, lost)
+    def _raced(self, attempted: int, lost: int, took: float) -> None:
+        self._lag.raced(attempted, lost, took)
         self._counts["attempted"] += attempted
         self._counts["raced"] += lost
 

@@ -22,7 +22,8 @@ __all__ = ["Feed"]
 _LOGGER = logging.getLogger("axeq.feed")
 _PAGES_AHEAD = 8
 _SMALLEST_PAGE, _LARGEST_PAGE = 100, 4000
-_DISCOVER_EVERY = 1.0
+_DISCOVER_EVERY, _DISCOVER_SHARE = 1.0, 20
+"""Seconds between two looks for new priorities; more where a look is slow, so that it takes a twentieth of the time."""
 _SLOWEST_POLL = 1.0
 _POLL_WITH_STREAM = 10.0
 _STREAM_AWAIT = 10.0
@@ -126,7 +127,8 @@ class Feed:
         loop_now = asyncio.get_running_loop().time()
         if loop_now >= self._discover_at.get(backlog.name, 0):
             await self._store.arun(backlog.discover(horizon))
-            self._discover_at[backlog.name] = loop_now + _DISCOVER_EVERY
+            took = asyncio.get_running_loop().time() - loop_now
+            self._discover_at[backlog.name] = loop_now + max(_DISCOVER_EVERY, took * _DISCOVER_SHARE)
         candidates = await self._store.arun(backlog.page(horizon, limit=page))
         full = len(candidates) == page
         self._board.fill([backlog.name], candidates, horizon=horizon, since=began, more=full)

@@ -11,8 +11,8 @@ from axeq.due import Candidate
 
 __all__ = ["Lag", "RandomLag", "RankedLag"]
 
-_FIRST_STEP = 0.01
-_SHORTEST_STEP = 0.002
+_SHORTEST_STEP = 0.01
+_CLAIMS, _LATEST_SHARE = 3.0, 0.1
 _ATTEMPTS_JUDGED = 200
 _FEW, _MANY = 0.005, 0.02
 _MIX = 0x9E3779B97F4A7C15  # 2 ** 64 / golden ratio (Knuth, The Art of Computer Programming, 6.4)
@@ -25,8 +25,8 @@ class Lag(Protocol):
         """Returns whether the candidate is this pool's own, and for how many seconds the pool leaves it alone."""
         ...
 
-    def raced(self, attempted: int, lost: int) -> None:
-        """Takes note of claims: so many candidates were gone for, so many of them went to others."""
+    def raced(self, attempted: int, lost: int, took: float) -> None:
+        """Takes note of a claim of `took` seconds: so many candidates were gone for, so many of them went to others."""
         ...
 
 
@@ -43,7 +43,7 @@ class RandomLag:
     def delay(self, candidate: Candidate) -> tuple[bool, float]:
         return True, self._max_lag * self._chance()
 
-    def raced(self, attempted: int, lost: int) -> None:
+    def raced(self, attempted: int, lost: int, took: float) -> None:
         """Does nothing: chance does not learn."""
 
 
@@ -60,7 +60,8 @@ class RankedLag:
         self._max_lag = max_lag
         self._others: dict[str, list[int]] = {}
         self._attempted = self._lost = 0
-        self.step = min(_FIRST_STEP, max_lag)
+        self._took = 0.0
+        self._wider = 1.0
 
     def meet(self, pools: Mapping[str, Iterable[str]]) -> None:
         """Learns which other pools are live: their ids, and the names of the tasks that each serves."""
@@ -71,6 +72,11 @@ class RankedLag:
                 if salt != self._own:
                     others.setdefault(name, []).append(salt)
         self._others = others
+
+    @property
+    def step(self) -> float:
+        """The seconds for one pool that goes before: enough for its claim to be seen, and more while many are lost."""
+        return min(max(_SHORTEST_STEP, _CLAIMS * self._took) * self._wider, self._max_lag)
 
     def rank(self, candidate: Candidate) -> int:
         """Returns how many live pools go before this one for the candidate."""
@@ -85,16 +91,17 @@ class RankedLag:
         rank = self.rank(candidate)
         return rank == 0, min(rank * self.step, self._max_lag)
 
-    def raced(self, attempted: int, lost: int) -> None:
+    def raced(self, attempted: int, lost: int, took: float) -> None:
+        self._took += (took - self._took) * _LATEST_SHARE
         self._attempted += attempted
         self._lost += lost
         if self._attempted < _ATTEMPTS_JUDGED:
             return
         share = self._lost / self._attempted
         if share > _MANY:
-            self.step = min(self.step * 1.5, self._max_lag)
+            self._wider *= 1.5
         elif share < _FEW:
-            self.step = min(max(self.step * 0.9, _SHORTEST_STEP), self._max_lag)
+            self._wider = max(self._wider * 0.9, 1.0)
         self._attempted = self._lost = 0
 
 

@@ -99,7 +99,8 @@ def _claimed(token: ObjectId, worker: str, clock: Clock, lease: float, *, attemp
 
 
 def _read_back(ids: Sequence[Any], token: ObjectId) -> Op[list[Record]]:
-    documents = yield Find(JOBS, {"_id": {"$in": list(ids)}, "claim.token": token, "state": _DEQUEUED})
+    held = {"_id": {"$in": list(ids)}, "claim.token": token, "state": _DEQUEUED}
+    documents = yield Find(JOBS, held, limit=len(ids))
     return [Record(document) for document in documents]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict, Unpack, overload
 
@@ -60,24 +60,23 @@ class _Face:
         return f"<{type(self).__name__} {self.name!r} on {self.store!r}>"
 
     def _draft(self, binding: Binding[Any, Any], payload: Any, options: Mapping[str, Any]) -> Draft:
-        _refuse_unknown("enqueue", options, EnqueueOptions)
+        """Returns the draft of a payload; `options` are checked ones."""
         return Draft(
             name=binding.name,
             version=binding.version,
             queue=self.name,
             data=binding.encode(payload, self.max_payload),
-            **_checked(**options),
+            **options,
         )
 
     def _drafts(
         self, payloads: Iterable[Any], name: str | None, options: Mapping[str, Any]
     ) -> tuple[list[Draft], list[Binding[Any, Any]]]:
-        _refuse_unknown("enqueue_many", options, BatchOptions)
+        checked = _checked("enqueue_many", options, _BATCH_OPTIONS)
         payloads = list(payloads)
         bindings = [bind(type(payload), name=name) for payload in payloads]
-        return [
-            self._draft(binding, payload, options) for binding, payload in zip(bindings, payloads, strict=True)
-        ], bindings
+        drafts = [self._draft(binding, payload, checked) for binding, payload in zip(bindings, payloads, strict=True)]
+        return drafts, bindings
 
 
 class Queue(_Face):
@@ -113,7 +112,7 @@ class Queue(_Face):
         """
         session = options.pop("session", None)
         binding = bind(type(payload), name=name)
-        draft = self._draft(binding, payload, options)
+        draft = self._draft(binding, payload, _checked("enqueue", options))
         if draft.label is not None:
             self._ready_labels()
         clock = self.store.clock
@@ -263,7 +262,7 @@ class AsyncQueue(_Face):
         """
         session = options.pop("session", None)
         binding = bind(type(payload), name=name)
-        draft = self._draft(binding, payload, options)
+        draft = self._draft(binding, payload, _checked("enqueue", options))
         if draft.label is not None:
             await self._ready_labels()
         clock = self.store.clock
@@ -380,40 +379,58 @@ class AsyncQueue(_Face):
             self._labels_ready = True
 
 
-def _refuse_unknown(verb: str, options: Mapping[str, Any], known: type) -> None:
-    unknown = options.keys() - typing.get_type_hints(known).keys()
-    if unknown:
-        raise ConfigurationError(f"{verb} takes no {', '.join(sorted(unknown))}: see help(axeq.Queue.{verb})")
+_BATCH_OPTIONS = frozenset(typing.get_type_hints(BatchOptions))
+_ENQUEUE_OPTIONS = frozenset(typing.get_type_hints(EnqueueOptions))
 
 
-def _checked(
-    *,
-    delay: Duration = 0,
-    run_at: datetime | None = None,
-    deadline: datetime | None = None,
-    label: str | None = None,
-    priority: int = 0,
-    retention: Duration | None = None,
-    id: Any = None,
-) -> dict[str, Any]:
+def _checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = _ENQUEUE_OPTIONS) -> dict[str, Any]:
     """Returns the options of an enqueue as a draft takes them; raises `ConfigurationError` naming the one that
     is wrong.
     """
+    unknown = options.keys() - known
+    if unknown:
+        raise ConfigurationError(f"{verb} takes no {', '.join(sorted(unknown))}: see help(axeq.Queue.{verb})")
+    return {option: _CHECKS[option](value) for option, value in options.items()} | _due(options)
+
+
+def _due(options: Mapping[str, Any]) -> dict[str, Any]:
+    delay, run_at = options.get("delay", 0), options.get("run_at")
     wait = seconds(delay, "delay")
     if run_at is not None and wait:
         raise ConfigurationError("give delay or run_at, not both")
+    return {"delay": wait, "run_at": None if run_at is None else aware(run_at, "run_at")}
+
+
+def _label(label: Any) -> str | None:
     if label is not None and not (isinstance(label, str) and 0 < len(label) <= 512):
         raise ConfigurationError(f"label must be text of 1 to 512 characters, not {label!r:.100}")
+    return label
+
+
+def _priority(priority: Any) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int) or priority not in _PRIORITIES:
         raise ConfigurationError(f"priority must be a whole number from -32768 to 32767, not {priority!r:.100}")
-    if isinstance(id, dict | list | tuple | set):
-        raise ConfigurationError(f"id must be a plain value such as text or an ObjectId, not a {type(id).__name__}")
-    return {
-        "id": id,
-        "delay": wait,
-        "run_at": None if run_at is None else aware(run_at, "run_at"),
-        "deadline": None if deadline is None else aware(deadline, "deadline"),
-        "label": label,
-        "priority": priority,
-        "retention": None if retention is None else seconds(retention, "retention"),
-    }
+    return priority
+
+
+def _identity(identity: Any) -> Any:
+    if isinstance(identity, dict | list | tuple | set):
+        raise ConfigurationError(
+            f"id must be a plain value such as text or an ObjectId, not a {type(identity).__name__}"
+        )
+    return identity
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "delay": _same,
+    "run_at": _same,
+    "deadline": lambda value: None if value is None else aware(value, "deadline"),
+    "retention": lambda value: None if value is None else seconds(value, "retention"),
+    "label": _label,
+    "priority": _priority,
+    "id": _identity,
+}

@@ -75,10 +75,10 @@ def test_the_step_widens_while_claims_are_lost_and_narrows_while_they_are_not() 
     lag = RankedLag("me", 0.1)
     before = lag.step
 
-    lag.raced(200, 20)
+    lag.raced(200, 20, 0.0)
     widened = lag.step
     for _ in range(3):
-        lag.raced(200, 0)
+        lag.raced(200, 0, 0.0)
 
     assert widened > before
     assert lag.step < widened
