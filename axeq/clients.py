@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -33,7 +32,7 @@ class Clients:
         given: MongoClient[Any] | AsyncMongoClient[Any] | None = None,
     ) -> None:
         self._arguments = dict(arguments)
-        self._arguments.setdefault("driver", DriverInfo("axeq", version("axeq")))
+        self._arguments.setdefault("driver", DriverInfo("axeq", _version()))
         self._given = given
         self._home = (os.getpid(), _running_loop())
         self._lock = threading.Lock()
@@ -90,6 +89,12 @@ def host_of(arguments: Mapping[str, Any]) -> str:
         return ",".join(str(part).rpartition("@")[2] for part in host)
     authority = host.partition("://")[2] or host
     return authority.split("/")[0].rpartition("@")[2].split("?")[0]
+
+
+def _version() -> str:
+    from importlib.metadata import version  # it takes longer to import than most of axeq
+
+    return version("axeq")
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -49,7 +49,7 @@ from bson.decimal128 import Decimal128, create_decimal128_context
 from bson.errors import BSONError
 from bson.int64 import Int64
 from bson.objectid import ObjectId
-from pydantic import AnyUrl, BaseModel, PostgresDsn, SecretBytes, SecretStr
+from pydantic import BaseModel, SecretBytes, SecretStr
 
 from axeq.errors import PayloadInvalid
 
@@ -249,15 +249,12 @@ class _Converter:
             raise _Refused(f"nested deeper than {_DEEPEST} levels")
 
 
-# pydantic has a base for URLs of one host and one for those of several; the second has no public name.
-_URLS: tuple[type, ...] = (AnyUrl, PostgresDsn.__mro__[1])
-
 _Conversion = Callable[[_Converter, Any, int], Any]
 
 _BASES: tuple[tuple[tuple[type, ...], _Conversion], ...] = (
     ((Enum,), _Converter.enum),
     ((bool, type(None), ObjectId, Binary, Int64, Decimal128, uuid.UUID), _Converter.same),
-    ((str, PurePath, *_URLS), _Converter.text),
+    ((str, PurePath), _Converter.text),
     ((int,), _Converter.integer),
     ((float,), lambda _, value, __: float(value)),
     ((datetime,), _Converter.moment),
@@ -296,6 +293,9 @@ def _by_base(value: Any) -> _Conversion:
     for bases, conversion in _BASES:
         if isinstance(value, bases):
             return conversion
+    # By module, for to import pydantic's URLs takes as long as a third of axeq, and few models have one.
+    if any(base.__module__ == "pydantic.networks" for base in type(value).__mro__):
+        return _Converter.text
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _Converter.dataclass
     raise _Refused(

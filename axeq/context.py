@@ -31,7 +31,7 @@ class Context(Generic[M, R]):
         self.job = job
         self.result_type = result_type
         self.store = store
-        self._stop = threading.Event()
+        self._stopping = False
 
     @property
     def attempt(self) -> int:
@@ -49,18 +49,25 @@ class Context(Generic[M, R]):
 
         Async handlers are cancelled anyway; plain functions look at this, or call `check`, between steps.
         """
-        return self._stop.is_set()
+        return self._stopping
 
     def check(self) -> None:
         """Raises `asyncio.CancelledError` where the attempt should stop."""
-        if self._stop.is_set():
+        if self._stopping:
             raise asyncio.CancelledError
 
     def wait_cancelled(self, timeout: float) -> bool:
         """Blocks a plain function for at most `timeout` seconds, and returns at once and true when it should
         stop.
         """
-        return self._stop.wait(timeout)
+        event = self._stop_event()
+        return self._stopping or event.wait(timeout)
+
+    def _stop_event(self) -> threading.Event:
+        # Made for those who wait on it: most never do, and it would be a tenth of an attempt's cost. In one step,
+        # for a plain function waits in a thread of its own.
+        event: threading.Event = self.__dict__.setdefault("_event", threading.Event())
+        return event
 
     @cached_property
     def queue(self) -> AsyncQueue:
@@ -82,10 +89,11 @@ class Context(Generic[M, R]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._stop = threading.Event()
+        self._stopping = False
 
     def _request_stop(self) -> None:
-        self._stop.set()
+        self._stopping = True
+        self._stop_event().set()
 
 
 class _JobLog(logging.LoggerAdapter[logging.Logger]):

@@ -24,7 +24,7 @@ __all__ = ["Dispatcher"]
 
 _LOGGER = logging.getLogger("axeq.pool")
 _LONGEST_REST = 5.0
-_REREAD_AFTER, _FRESH_FOR = 0.5, 1.0
+_REREAD_AFTER, _FRESH_FOR = 0.8, 1.0
 """Order is exact to `_FRESH_FOR`: a board older than that is not claimed from."""
 _UNHEALTHY_REST = 1.0
 
@@ -125,7 +125,7 @@ class Dispatcher:
         now.
         """
         own = self._board.count_own(name)
-        runs_short = self._board.more(name) and own < 2 * wanted
+        runs_short = self._board.more(name) and own < 1.5 * wanted
         if runs_short or (self._board.count(name) and not self._board.fresh(name, within=_REREAD_AFTER)):
             self._feed.begin_refill(name, wanted=wanted)
         if (not own and self._board.more(name)) or not self._board.fresh(name, within=_FRESH_FOR):

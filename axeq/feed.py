@@ -20,7 +20,7 @@ from axeq.store import Store
 __all__ = ["Feed"]
 
 _LOGGER = logging.getLogger("axeq.feed")
-_PAGES_AHEAD = 8
+_PAGES_AHEAD = 4
 _SMALLEST_PAGE, _LARGEST_PAGE = 100, 4000
 _DISCOVER_EVERY, _DISCOVER_SHARE = 1.0, 20
 """Seconds between two looks for new priorities; more where a look is slow, so that it takes a twentieth of the time."""

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
 import pickle
 import signal
 import threading
 from collections.abc import Callable
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from axeq.errors import AxeqError, Cancel, ResultInvalid, Retry, Snooze
 from axeq.outcome import Reported, describe
 from axeq.threads import Threads
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
 __all__ = ["ProcessDied", "Processes"]
 
-_SPAWN = multiprocessing.get_context("spawn")
 _OUTCOMES = (Retry, Cancel, Snooze)
 
 
@@ -111,14 +110,19 @@ class _Child:
                 return
             if not self.reusable:
                 raise EOFError
-            self._pipe, other = _SPAWN.Pipe()
-            self._process = _SPAWN.Process(target=_serve, args=(other,), name="axeq-handler", daemon=True)
+            from multiprocessing import get_context  # only who uses processes pays for the import
+
+            spawn = get_context("spawn")
+            self._pipe, other = spawn.Pipe()
+            self._process = spawn.Process(target=_serve, args=(other,), name="axeq-handler", daemon=True)
             _start_unsignalled(self._process)
             other.close()
 
 
 def _start_unsignalled(process: Any) -> None:
     """Starts a child with SIGINT blocked: a Ctrl-C reaches the whole group, also a child that cannot ignore it yet."""
+    from multiprocessing import resource_tracker
+
     resource_tracker.ensure_running()  # the first child would start it, and that unblocks SIGINT
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -157,7 +161,9 @@ def _answer(call: bytes) -> tuple[bool, Any]:
 
 
 def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
+    from multiprocessing import parent_process
+
+    parent = parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
