@@ -79,7 +79,9 @@ class Backlog:
     backlog.
 
     A window of a priority is open towards the past, where claims have left little, and ends at a due time that
-    moves on by about a page. `ends` and `densities` (jobs per second of due time) are by priority.
+    moves on by about a page. `ends` and `densities` (jobs per second of due time) are by priority. The version
+    is asked for only once a newer one was met (`mixed`): a second range makes some servers give up the bounds
+    of the first.
     """
 
     queue: str
@@ -87,6 +89,7 @@ class Backlog:
     version: int
     ends: dict[int, datetime] = field(default_factory=dict)
     densities: dict[int, float] = field(default_factory=dict)
+    mixed: bool = False
 
     def met(self, candidates: Sequence[Candidate]) -> None:
         """Learns from a page, in order, how dense each of its priorities is, and where the next page begins."""
@@ -126,6 +129,9 @@ class Backlog:
             query = {**self._query(end), "priority": priority}
             found = yield Find(JOBS, query, _BOARD, sort=[("available_at", 1)], limit=limit)
             candidates = [Candidate.of(document) for document in found]
+            if not self.mixed and any(candidate.version > self.version for candidate in candidates):
+                self.mixed = True
+                return (yield from self._window(priority, now, limit=limit))
             if candidates:
                 self._measure(priority, [candidates[0].available_at, *(each.available_at for each in candidates)])
             if len(candidates) == limit or end == now:
@@ -143,9 +149,7 @@ class Backlog:
         self.densities[priority] = max(len(moments) / width, _FEWEST)
 
     def _query(self, end: datetime) -> Document:
-        return {
-            "queue": self.queue,
-            "name": self.name,
-            "available_at": {"$lte": end},
-            "version": {"$lte": self.version},
-        }
+        query: Document = {"queue": self.queue, "name": self.name, "available_at": {"$lte": end}}
+        if self.mixed:
+            query["version"] = {"$lte": self.version}
+        return query

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
+from weakref import WeakKeyDictionary
 
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -67,6 +68,8 @@ class Store:
         self.place = Place(name, collection, found.host, deadline, min(found.selection, deadline))
         self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
         self._lock = threading.Lock()
+        self._sync_wire: SyncWire | None = None
+        self._async_wires: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = WeakKeyDictionary()
         self._embedded: Embedded | None = None
         self._embedded_path = found.embedded
         self._clients = Clients(found.arguments, given=found.client) if found.arguments else None
@@ -89,7 +92,7 @@ class Store:
             self._refuse_session(session)
             return self._simulated.run(op)
         if session is None:
-            return SyncWire(self._opened().sync(), self.place, self.clock).run(op)
+            return self.sync_wire().run(op)
         session = _sync_session(session)
         return self._joined(session).run(op)
 
@@ -110,7 +113,20 @@ class Store:
     async def async_wire(self) -> AsyncWire:
         """Returns the wire of the running loop."""
         clients = self._clients if self._clients is not None else await asyncio.to_thread(self._opened)
-        return AsyncWire(clients.asynchronous(), self.place, self.clock)
+        client = clients.asynchronous()
+        loop = asyncio.get_running_loop()
+        wire = self._async_wires.get(loop)
+        if wire is None or wire.client is not client:
+            wire = self._async_wires[loop] = AsyncWire(client, self.place, self.clock)
+        return wire
+
+    def sync_wire(self) -> SyncWire:
+        """Returns the wire of this process."""
+        client = self._opened().sync()
+        wire = self._sync_wire
+        if wire is None or wire.client is not client:
+            wire = self._sync_wire = SyncWire(client, self.place, self.clock)
+        return wire
 
     def sync_client(self) -> MongoClient[Any]:
         """Returns this process's sync client, as the store uses it."""
@@ -138,7 +154,7 @@ class Store:
     def capabilities(self) -> Capabilities:
         """Returns what the server can do, asked once."""
         if self._capabilities is None:
-            wire = SyncWire(self._opened().sync(), self.place, self.clock)
+            wire = self.sync_wire()
             self._capabilities = from_hello(wire.measure(), wire.server_version())
         return self._capabilities
 
@@ -160,6 +176,7 @@ class Store:
 
     async def leave_loop(self) -> None:
         """Closes the client that the store opened for the running loop."""
+        self._async_wires.pop(asyncio.get_running_loop(), None)
         if self._clients is not None:
             await self._clients.aclose()
 

@@ -29,6 +29,8 @@ class Jobs:
     def _matches(self, document: Document, query: Any) -> bool:
         priority = query["priority"]
         bounds = priority if isinstance(priority, dict) else {"$gt": priority - 1, "$lt": priority + 1}
+        if document["version"] > query.get("version", {"$lte": 99})["$lte"]:
+            return False
         return (
             bool(document["available_at"] <= query["available_at"]["$lte"])
             and document["priority"] > bounds.get("$gt", -99)
@@ -108,6 +110,17 @@ def test_a_gap_in_the_due_times_is_stepped_over() -> None:
     backlog = met(jobs, 20)
 
     assert len(jobs.page(backlog, 100)) == 100
+
+
+def test_jobs_of_a_newer_version_do_not_stand_in_the_way_of_older_ones() -> None:
+    newer = [{**document, "_id": ("newer", document["_id"]), "version": 2} for document in waiting(300, since=7200)]
+    older = waiting(300)
+    jobs = Jobs([*newer, *older])
+    backlog = met(jobs, 100)
+
+    page = jobs.page(backlog, 100)
+
+    assert page == [document["_id"] for document in older[:100]]
 
 
 def test_very_many_priorities_are_read_plainly() -> None:
