@@ -215,7 +215,7 @@ class Feed:
         updated = (change.get("updateDescription") or {}).get("updatedFields") or {}
         if updated.get("state") == State.DEQUEUED.value:
             self._board.drop(change["documentKey"]["_id"])
-        elif "cancel" in updated:
+        if "cancel" in updated:
             self._cancelled(change["documentKey"]["_id"], (updated["cancel"] or {}).get("reason") or "")
         elif "available_at" in updated:
             self._due_at(updated["available_at"])
