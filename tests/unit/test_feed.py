@@ -24,7 +24,8 @@ def feed(clock: ScriptedClock) -> Feed:
     return feed
 
 
-async def test_the_end_of_a_lease_that_another_pool_took_is_waited_for(clock: ScriptedClock) -> None:
+async def test_the_end_of_a_lease_that_another_pool_took_is_waited_for() -> None:
+    clock = ScriptedClock()
     idle = feed(clock)
     idle._streaming = True
     idle._looked(found=False)
