@@ -16,8 +16,8 @@ from axeq.errors import (
     WaitTimeout,
 )
 from axeq.outcome import Limits
-from axeq.record import EVENTS_KEPT, Document, Record, event
-from axeq.settlement import expiry
+from axeq.record import Document, Record
+from axeq.settlement import expiry, logged
 from axeq.states import FINAL, Cause, State, sources
 from axeq.wire import CONTROL, JOBS, Call, Find, Op, Sleep
 
@@ -135,7 +135,7 @@ def cancel(identity: Any, clock: Clock, *, reason: str = "") -> Op[Cancellation]
                 "lost": 0,
             },
             "$unset": {"available_at": "", "cancel": ""},
-            **_log("cancel", record, clock, reason or Cause.REQUESTED.value),
+            **logged(record, "cancel", clock, reason or Cause.REQUESTED.value),
         }
         waiting = [state for state in sources("cancel") if state != State.DEQUEUED.value]
         free = {
@@ -168,7 +168,7 @@ def retry(identity: Any, clock: Clock) -> Op[Record]:
             "lost": 0,
         },
         "$unset": dict.fromkeys(("finished_at", "expire_at", "cause", "cancel", "error", "result"), ""),
-        **_log("retry", record, clock),
+        **logged(record, "retry", clock),
     }
     query = {"_id": identity, "state": {"$in": sources("retry")}}
     try:
@@ -223,8 +223,3 @@ def count_unknown(queue: str, versions: Mapping[str, int], clock: Clock, *, cap:
 
 def _pause_id(queue: str, name: str | None) -> str:
     return f"pause {queue} {name or ''}".rstrip()
-
-
-def _log(verb: str, record: Record, clock: Clock, reason: str = "") -> Document:
-    entry = event(verb, clock.earliest(), attempt=record.attempts, reason=reason)
-    return {"$push": {"events": {"$each": [entry], "$slice": -EVENTS_KEPT}}}

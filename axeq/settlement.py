@@ -17,7 +17,7 @@ from axeq.record import EVENTS_KEPT, Document, Record, event
 from axeq.states import TRANSITIONS, Cause, State
 from axeq.wire import JOBS, Call, Find, Op, Sleep, Update
 
-__all__ = ["Settled", "Settlement", "expiry", "settle", "settlement"]
+__all__ = ["Settled", "Settlement", "expiry", "logged", "settle", "settlement"]
 
 _DEQUEUED = State.DEQUEUED.value
 
@@ -178,7 +178,7 @@ def _fail(record: Record, outcome: Failed, limits: Limits, clock: Clock, stamped
             "available_at": at,
             "error": outcome.error,
         },
-        **_log(record, "fail", clock, outcome.error["message"]),
+        **logged(record, "fail", clock, outcome.error["message"], worker=record.worker),
     }
 
 
@@ -197,7 +197,7 @@ def _cancel(record: Record, outcome: Cancelled, limits: Limits, clock: Clock, st
     return {
         "$set": fields,
         "$unset": {"available_at": "", "cancel": ""},
-        **_log(record, "cancel", clock, outcome.reason or outcome.cause.value),
+        **logged(record, "cancel", clock, outcome.reason or outcome.cause.value, worker=record.worker),
     }
 
 
@@ -210,7 +210,7 @@ def _snooze(record: Record, outcome: Snoozed, limits: Limits, clock: Clock, stam
     return {
         "$set": {**stamped, "state": State.ENQUEUED.value, "lost": 0, "available_at": at},
         "$inc": {"attempts": -1},
-        **_log(record, "snooze", clock),
+        **logged(record, "snooze", clock, worker=record.worker),
     }
 
 
@@ -220,7 +220,7 @@ def _release(record: Record, outcome: Released, limits: Limits, clock: Clock, st
     return {
         "$set": {"state": State.ENQUEUED.value, "available_at": clock.earliest()},
         "$inc": taken,
-        **_log(record, "release", clock, outcome.reason),
+        **logged(record, "release", clock, outcome.reason, worker=record.worker),
     }
 
 
@@ -252,6 +252,7 @@ def expiry(record: Record, now: datetime, retention: float) -> datetime:
     return max(now + timedelta(seconds=retention), record.created_at + timedelta(seconds=60))
 
 
-def _log(record: Record, verb: str, clock: Clock, reason: str = "") -> Document:
-    entry = event(verb, clock.earliest(), attempt=record.attempts, worker=record.worker, reason=reason)
+def logged(record: Record, verb: str, clock: Clock, reason: str = "", *, worker: str | None = None) -> Document:
+    """Returns the part of an update that adds an entry to the job's events; `worker` is None for what people do."""
+    entry = event(verb, clock.earliest(), attempt=record.attempts, worker=worker, reason=reason)
     return {"$push": {"events": {"$each": [entry], "$slice": -EVENTS_KEPT}}}
