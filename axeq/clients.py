@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import threading
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -13,7 +14,9 @@ from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.driver_info import DriverInfo
 from pymongo.synchronous.mongo_client import MongoClient
 
-__all__ = ["Clients", "host_of"]
+__all__ = ["Clients", "host_of", "transport"]
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 C = TypeVar("C", MongoClient[Any], AsyncMongoClient[Any])
 
@@ -89,6 +92,23 @@ def host_of(arguments: Mapping[str, Any]) -> str:
         return ",".join(str(part).rpartition("@")[2] for part in host)
     authority = host.partition("://")[2] or host
     return authority.split("/")[0].rpartition("@")[2].split("?")[0]
+
+
+def transport(client: MongoClient[Any]) -> str | None:
+    """Returns what is wrong with how a client reaches its server; None where the way is encrypted and checked, or
+    does not leave this machine.
+    """
+    options = client.options.pool_options
+    context = options._ssl_context  # the driver's own; it names no public one
+    if context is None:
+        hosts = [host for host, _ in client.topology_description.server_descriptions()]
+        local = all(host in _LOOPBACK or host.startswith("/") for host in hosts)
+        return None if local else "not encrypted: use tls=true"
+    if context.verify_mode == ssl.CERT_NONE:
+        return "the server's certificate is not checked: drop tlsAllowInvalidCertificates and tlsInsecure"
+    if options.tls_allow_invalid_hostnames:
+        return "the server's name is not checked: drop tlsAllowInvalidHostnames and tlsInsecure"
+    return None
 
 
 def _version() -> str:

@@ -16,8 +16,11 @@ regular expression                          its pattern's text
 list, tuple, set, frozenset, deque          an array; a set in the order of its elements' text
 mapping                                     a document: keys become text; "", "$...", "a.b" and NUL are refused
 model, dataclass                            a document of its fields
-SecretStr, SecretBytes                      refused, unless the model says `secrets="store"`
+SecretStr, SecretBytes                      refused, unless the model says `secrets="store"` or a codec seals them
 ==========================================  ==========================================================
+
+Where a store has a codec, the whole value is then sealed: BSON bytes that the codec has encoded, as a binary of subtype
+`SEALED`.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import bson
@@ -51,9 +54,12 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from axeq.errors import PayloadInvalid
+from axeq.errors import PayloadInvalid, PayloadSealed
 
-__all__ = ["CODEC_OPTIONS", "plain", "size"]
+__all__ = ["CODEC_OPTIONS", "SEALED", "Codec", "is_sealed", "opened", "plain", "seal", "size"]
+
+SEALED = 0xAE
+"""The binary subtype of what a codec has encoded: one of those that BSON leaves to users (0x80 to 0xFF)."""
 
 _DEEPEST = 90  # MongoDB nests documents 100 levels deep; the job's own take some.
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
@@ -85,6 +91,22 @@ CODEC_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
 """How axeq reads and writes BSON, whatever the client's own options: aware datetimes, standard UUIDs, `Decimal`."""
 
 
+class Codec(Protocol):
+    """Makes bytes unreadable to those without it, and readable again, as by encryption.
+
+    Called from any thread, and on a pool's loop, so it must be quick. For handlers in processes of their own it
+    must be one that can be pickled.
+    """
+
+    def encode(self, data: bytes, /) -> bytes:
+        """Returns `data` sealed."""
+        ...
+
+    def decode(self, data: bytes, /) -> bytes:
+        """Returns what was sealed; raises anything where it cannot."""
+        ...
+
+
 class _Refused(Exception):
     """Carries the path of a refused value up to where the whole of it is known."""
 
@@ -114,11 +136,54 @@ def size(document: Mapping[str, Any], *, root: str) -> int:
     """
     try:
         return len(bson.encode(document, codec_options=CODEC_OPTIONS))
-    except UnicodeEncodeError:
+    except (BSONError, UnicodeEncodeError, OverflowError) as error:
+        raise _unwritable(error, document, root) from None
+
+
+def seal(value: Any, codec: Codec, *, root: str) -> Binary:
+    """Returns `value`, plain already, as a binary that only `codec` can open; `root` names it in errors.
+
+    Raises `PayloadInvalid` where BSON refuses it, `PayloadSealed` where the codec fails.
+    """
+    try:
+        written = bson.encode({"value": value}, codec_options=CODEC_OPTIONS)
+    except (BSONError, UnicodeEncodeError, OverflowError) as error:
+        raise _unwritable(error, {"value": value}, root) from None
+    try:
+        return Binary(codec.encode(written), SEALED)
+    except Exception as error:
+        raise PayloadSealed(f"{root} cannot be sealed: the store's codec raised {type(error).__name__}") from error
+
+
+def is_sealed(stored: Any) -> bool:
+    """Whether `stored` is what a codec has sealed."""
+    return isinstance(stored, Binary) and stored.subtype == SEALED
+
+
+def opened(stored: Any, codec: Codec | None, *, root: str) -> Any:
+    """Returns what was sealed, or `stored` itself where it was not; `root` names it in errors.
+
+    Raises `PayloadSealed` without a codec, or with one that cannot open it.
+    """
+    if not is_sealed(stored):
+        return stored
+    if codec is None:
+        raise PayloadSealed(f"{root} is sealed, and this store has no codec: give it the one that sealed it")
+    try:
+        return bson.decode(codec.decode(bytes(stored)), CODEC_OPTIONS)["value"]
+    except Exception as error:
+        raise PayloadSealed(
+            f"{root} is sealed, and the store's codec cannot open it ({type(error).__name__}): it was sealed with "
+            "another key, or has changed since"
+        ) from error
+
+
+def _unwritable(error: Exception, document: Mapping[str, Any], root: str) -> PayloadInvalid:
+    if isinstance(error, UnicodeEncodeError):
         where = _surrogate(document) or ""
-        raise PayloadInvalid(f"{root}{where}: text with a lone surrogate, which UTF-8 cannot hold: clean it") from None
-    except (BSONError, OverflowError) as error:
-        raise PayloadInvalid(f"{root} cannot be written as BSON: {error}") from None
+        return PayloadInvalid(f"{root}{where}: text with a lone surrogate, which UTF-8 cannot hold: clean it")
+    # The driver's own text may hold the value.
+    return PayloadInvalid(f"{root} cannot be written as BSON ({type(error).__name__})")
 
 
 def _surrogate(value: Any) -> str | None:
@@ -183,11 +248,16 @@ class _Converter:
     def raw(self, value: Any, depth: int) -> bytes:
         return bytes(value)
 
+    def binary(self, value: Binary, depth: int) -> Binary:
+        if value.subtype == SEALED:
+            raise _Refused(f"a Binary of subtype {SEALED}, which marks what a codec has sealed: use another subtype")
+        return value
+
     def secret(self, value: SecretStr | SecretBytes, depth: int) -> Any:
         if not self.secrets:
             raise _Refused(
-                "a secret would be stored in plain text: enqueue a reference to it, or declare the model with "
-                'secrets="store"'
+                "a secret would be stored in plain text: enqueue a reference to it, give the store a codec, or declare "
+                'the model with secrets="store"'
             )
         return value.get_secret_value()
 
@@ -253,7 +323,8 @@ _Conversion = Callable[[_Converter, Any, int], Any]
 
 _BASES: tuple[tuple[tuple[type, ...], _Conversion], ...] = (
     ((Enum,), _Converter.enum),
-    ((bool, type(None), ObjectId, Binary, Int64, Decimal128, uuid.UUID), _Converter.same),
+    ((bool, type(None), ObjectId, Int64, Decimal128, uuid.UUID), _Converter.same),
+    ((Binary,), _Converter.binary),
     ((str, PurePath), _Converter.text),
     ((int,), _Converter.integer),
     ((float,), lambda _, value, __: float(value)),

@@ -266,7 +266,8 @@ def _start_keeper(home: Home, timeout: float) -> None:
 
 
 def _environment() -> dict[str, str]:
-    environment = dict(os.environ)
+    # The keeper outlives this process, and has no use for the credentials of its database.
+    environment = {name: value for name, value in os.environ.items() if name != "AXEQ_URI"}
     package_parent = str(Path(__file__).resolve().parent.parent)
     if package_parent not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         # Run from a checkout, the package is found by the working directory, which the keeper does not share.

@@ -6,6 +6,7 @@ AxeqError
  |   +- HandlerInvalid      a handler that does not fit its model
  +- PayloadInvalid          a payload that cannot be stored, or no longer validates (also a ValueError)
  |   +- PayloadTooLarge     over the size limit
+ +- PayloadSealed           what a codec sealed, or should have sealed, without a codec that can
  +- ResultInvalid           a handler's return value that cannot be stored
  +- LabelTaken              a live job of that task has the label
  +- EnqueueUnknown          the server's answer was lost; the job may or may not exist
@@ -48,6 +49,7 @@ __all__ = [
     "LabelTaken",
     "LeaseLost",
     "PayloadInvalid",
+    "PayloadSealed",
     "PayloadTooLarge",
     "ResultInvalid",
     "Retry",
@@ -67,15 +69,26 @@ def redact(text: object) -> str:
     """Returns `text` with the credentials of every URI in it replaced by `***`."""
     before, *pieces = _SCHEME.split(str(text))
     return before + "".join(
-        scheme + _without_credentials(rest) for scheme, rest in zip(pieces[::2], pieces[1::2], strict=True)
+        scheme + _without_credentials(scheme, rest) for scheme, rest in zip(pieces[::2], pieces[1::2], strict=True)
     )
 
 
-def _without_credentials(text: str) -> str:
-    """Returns what follows a scheme, up to the next one, without what stands before the last @ of its first word."""
+def _without_credentials(scheme: str, text: str) -> str:
+    """Returns what follows a scheme, up to the next one, without what stands before the last @ of its first word.
+
+    A password for MongoDB may hold spaces: there it is the last @ of the line that may end it.
+    """
     word = text.split(maxsplit=1)[0] if text and not text[0].isspace() else ""
+    if "@" not in word and scheme.lower().startswith("mongodb") and ":" in word.partition("/")[0]:
+        word = text.split("\n", 1)[0]
     _, at, address = word.rpartition("@")
     return f"***@{address}{text[len(word) :]}" if at else text
+
+
+def _one_line(text: str) -> str:
+    """Returns `text` without what could forge the next line of a log, or steer a terminal."""
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
 
 
 def _rebuilt(kind: type[AxeqError], arguments: tuple[Any, ...], state: dict[str, Any]) -> AxeqError:
@@ -86,10 +99,10 @@ def _rebuilt(kind: type[AxeqError], arguments: tuple[Any, ...], state: dict[str,
 
 
 class AxeqError(Exception):
-    """The base of every error that axeq raises; its text never contains credentials."""
+    """The base of every error that axeq raises; its text is one line and never contains credentials."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redact(message or type(self).__doc__ or ""))
+        super().__init__(_one_line(redact(message or type(self).__doc__ or "")))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, self.__dict__)
@@ -121,6 +134,12 @@ class PayloadTooLarge(PayloadInvalid):
         )
         self.size = size
         self.limit = limit
+
+
+class PayloadSealed(AxeqError):
+    """A payload or result is sealed by a codec, and the store has none or one that cannot open it; or the store's
+    codec could not seal it.
+    """
 
 
 class ResultInvalid(AxeqError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextvars import copy_context
 from datetime import datetime
@@ -14,8 +15,8 @@ from pydantic import ValidationError
 
 from axeq.clock import Clock
 from axeq.context import Context
-from axeq.errors import AxeqError, Cancel, Retry, Snooze
-from axeq.outcome import Cancelled, Completed, Outcome, Released, decide
+from axeq.errors import AxeqError, Cancel, PayloadSealed, Retry, Snooze
+from axeq.outcome import Cancelled, Completed, Outcome, Released, Snoozed, decide, sealed
 from axeq.processes import Processes
 from axeq.record import Record, failure
 from axeq.states import Cause
@@ -24,6 +25,10 @@ from axeq.task import Task
 from axeq.threads import Threads
 
 __all__ = ["Attempt", "Executor", "Stop"]
+
+_LOGGER = logging.getLogger("axeq.pool")
+_SEALED_PAUSE = 60.0
+"""Seconds that a job is left to pools that can open it."""
 
 
 class Stop(Enum):
@@ -101,6 +106,7 @@ class Executor:
         self._store = store
         self._threads = Threads("axeq-handler")
         self._processes = Processes(self._threads)
+        self._sealed: set[str] = set()
 
     async def execute(self, attempt: Attempt) -> Outcome | None:
         """Runs one attempt to its end and returns what becomes of the job; None where its lease is lost.
@@ -108,11 +114,13 @@ class Executor:
         It returns only when the handler has stopped.
         """
         try:
-            model = attempt.task.binding.decode(attempt.record.data, attempt.record.version)
+            model = attempt.task.binding.decode(attempt.record.data, attempt.record.version, self._store.codec)
+        except PayloadSealed as error:
+            return self._left_to_others(attempt.record, error)
         except Exception as error:  # noqa: BLE001 - an upgrade hook may raise anything; the raw data is kept
-            return _invalid(error)
+            return self._kept(_invalid(error))
         if attempt.stop is not None:
-            return _stopped(attempt, None)
+            return self._kept(_stopped(attempt, None))
         clock = self._store.clock
         context: Context[Any, Any] = Context(
             model=model,
@@ -155,13 +163,25 @@ class Executor:
         if attempt.stop is not None:
             _forget_cancellation()
             if error is not None or attempt.stop in (Stop.LOST, Stop.TIMEOUT):
-                return _stopped(attempt, error)
+                return self._kept(_stopped(attempt, error))
         if error is not None:
-            return decide(_failure(error), attempt.record, attempt.task.limits)
+            return self._kept(decide(_failure(error), attempt.record, attempt.task.limits))
         try:
-            return Completed(attempt.task.binding.encode_result(value, attempt.task.max_result))
+            return Completed(attempt.task.binding.encode_result(value, attempt.task.max_result, self._store.codec))
         except AxeqError as invalid:
-            return decide(invalid, attempt.record, attempt.task.limits)
+            return self._kept(decide(invalid, attempt.record, attempt.task.limits))
+
+    def _kept(self, outcome: Outcome | None) -> Outcome | None:
+        """Returns an outcome as it may be stored."""
+        codec = self._store.codec
+        return outcome if codec is None or outcome is None else sealed(outcome, codec)
+
+    def _left_to_others(self, record: Record, error: PayloadSealed) -> Outcome:
+        """Puts a job back, uncounted: another pool may have the codec, or this one after its next start."""
+        if record.name not in self._sealed:
+            self._sealed.add(record.name)
+            _LOGGER.error("jobs of %r are put back for %g s at a time: %s", record.name, _SEALED_PAUSE, error)
+        return Snoozed(_SEALED_PAUSE, reason=str(error))
 
 
 def _forget_cancellation() -> None:

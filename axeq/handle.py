@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic
 
 from axeq import manage
+from axeq.codec import is_sealed, opened
 from axeq.duration import Duration, seconds
+from axeq.errors import PayloadSealed
 from axeq.manage import Cancellation
 from axeq.model import Binding, M, R
-from axeq.record import Document, Record
+from axeq.record import Document, Record, opened_failure
 from axeq.store import Store
 
 __all__ = ["AsyncJob", "Job"]
@@ -28,19 +31,45 @@ class _Handle(Record, Generic[M, R]):
     def payload(self) -> M:
         """The payload as its model; as stored where the job was found without one.
 
-        Raises `pydantic.ValidationError` where it no longer validates.
+        Raises `pydantic.ValidationError` where it no longer validates, `PayloadSealed` where it cannot be opened.
         """
+        codec = self._store.codec
         if self._binding is None:
-            plain: Any = self.data
+            plain: Any = opened(self.document.get("data"), codec, root=f"payload of {self.name!r}")
             return plain  # type: ignore[no-any-return]
-        return self._binding.decode(self.data, self.version)
+        return self._binding.decode(self.document.get("data"), self.version, codec)
+
+    @property
+    def data(self) -> Any:
+        """The payload as it is stored, opened where the store's codec can; a binary where it is sealed."""
+        return self._seen("data")
+
+    @property
+    def result(self) -> Any:
+        """The handler's return value as it is stored, opened as `data` is; None without one."""
+        return self._seen("result")
+
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        """The last failure as `type`, `message` and `traceback`, opened as `data` is; None without one."""
+        return opened_failure(super().error, self._store.codec)
+
+    def _seen(self, field: str) -> Any:
+        stored = self.document.get(field)
+        if self._store.codec is None or not is_sealed(stored):
+            return stored
+        try:
+            return opened(stored, self._store.codec, root=field)
+        except PayloadSealed:
+            return stored
 
     def _result(self, record: Record) -> R:
         self.document = record.document
+        codec = self._store.codec
         if self._binding is None:
-            plain: Any = record.result
+            plain: Any = opened(record.result, codec, root=f"result of {self.name!r}")
             return plain  # type: ignore[no-any-return]
-        return self._binding.decode_result(record.result)
+        return self._binding.decode_result(record.result, codec)
 
 
 class Job(_Handle[M, R]):
@@ -60,7 +89,9 @@ class Job(_Handle[M, R]):
         `JobCancelled`, `JobGone`, `ResultInvalid`.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        return self._result(self._store.run(manage.wait(self.id, self._store.clock, timeout=limit)))
+        return self._result(
+            self._store.run(manage.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
+        )
 
     def cancel(self, reason: str = "") -> Cancellation:
         """Cancels the job and tells what that achieved. Raises `JobNotFound`."""
@@ -95,7 +126,9 @@ class AsyncJob(_Handle[M, R]):
         `JobCancelled`, `JobGone`, `ResultInvalid`.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        return self._result(await self._store.arun(manage.wait(self.id, self._store.clock, timeout=limit)))
+        return self._result(
+            await self._store.arun(manage.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
+        )
 
     async def cancel(self, reason: str = "") -> Cancellation:
         """Cancels the job and tells what that achieved. Raises `JobNotFound`."""

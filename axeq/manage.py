@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from axeq.clock import Clock
+from axeq.codec import Codec
 from axeq.errors import (
     DuplicateKey,
     JobCancelled,
@@ -16,7 +17,7 @@ from axeq.errors import (
     WaitTimeout,
 )
 from axeq.outcome import Limits
-from axeq.record import Document, Record
+from axeq.record import Document, Record, opened_failure, shortened
 from axeq.settlement import expiry, logged
 from axeq.states import FINAL, Cause, State, sources
 from axeq.wire import CONTROL, JOBS, Call, Find, Op, Sleep
@@ -93,8 +94,8 @@ def _in_state(state: State) -> Document:
     return {"state": state.value, present: {"$exists": True}}
 
 
-def wait(identity: Any, clock: Clock, *, timeout: float | None) -> Op[Record]:
-    """Returns a job once it has completed; `timeout` in seconds, None waits for ever.
+def wait(identity: Any, clock: Clock, *, timeout: float | None, codec: Codec | None = None) -> Op[Record]:
+    """Returns a job once it has completed; `timeout` in seconds, None waits for ever. `codec` opens a failure.
 
     Raises `WaitTimeout`, `JobCancelled`, `JobNotFound`, or `JobGone` where it was removed meanwhile.
     """
@@ -106,7 +107,7 @@ def wait(identity: Any, clock: Clock, *, timeout: float | None) -> Op[Record]:
             raise JobGone(identity) if seen else JobNotFound(identity)
         record, seen = Record(found[0]), True
         if record.state is State.CANCELLED:
-            raise JobCancelled(identity, record.cause, record.error)
+            raise JobCancelled(identity, record.cause, opened_failure(record.error, codec))
         if record.state in FINAL:
             return record
         waited = clock.monotonic() - started
@@ -121,6 +122,7 @@ def cancel(identity: Any, clock: Clock, *, reason: str = "") -> Op[Cancellation]
 
     Raises `JobNotFound`.
     """
+    reason = shortened(reason)
     while True:
         record = yield from get(identity)
         if record.final:
@@ -201,7 +203,8 @@ def resume(queue: str, name: str | None) -> Op[None]:
 def paused(queue: str) -> Op[frozenset[str | None]]:
     """Returns the paused tasks of a queue; None among them stands for the whole queue."""
     documents = yield Find(CONTROL, {"kind": "pause", "queue": queue})
-    return frozenset(document["name"] for document in documents)
+    names = (document.get("name") for document in documents)
+    return frozenset(name for name in names if name is None or isinstance(name, str))
 
 
 def count_unknown(queue: str, versions: Mapping[str, int], clock: Clock, *, cap: int) -> Op[dict[str, int]]:

@@ -6,10 +6,11 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, cast
 
+from bson.binary import Binary
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from axeq.codec import plain, size
+from axeq.codec import Codec, opened, plain, seal, size
 from axeq.errors import ConfigurationError, PayloadInvalid, PayloadTooLarge, ResultInvalid
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Model(BaseModel, Generic[R]):
     """The base of a job's payload: `class Thumbnail(axeq.Model[Made], name="thumbnail")`.
 
     Class options: `name` of the task, 1 to 128 of `A-Z a-z 0-9 _ . : / -`; `version` of the payload's shape,
-    default 1; `secrets`, "refuse" (default) or "store", says what becomes of secret fields. `Model[R]` names
+    default 1; `secrets`, "refuse" (default) or "store", says what becomes of secret fields in a store without a
+    codec; with one they are sealed with the rest. `Model[R]` names
     what a handler returns; plain `Model` leaves it open. Raises `ConfigurationError` where an option cannot
     work.
     """
@@ -96,41 +98,54 @@ class Binding(Generic[M, R]):
                 f"result type {result!r} of {name!r} is none that pydantic knows: {error}"
             ) from None
 
-    def encode(self, payload: M, limit: int) -> dict[str, Any]:
-        """Returns `payload` as plain BSON of at most `limit` bytes.
+    def encode(self, payload: M, limit: int, codec: Codec | None = None) -> Any:
+        """Returns `payload` as plain BSON, or sealed by a `codec`, of at most `limit` bytes.
 
-        Raises `PayloadInvalid` naming the field, or `PayloadTooLarge`.
+        Raises `PayloadInvalid` naming the field, `PayloadTooLarge`, or `PayloadSealed` where the codec fails.
         """
         if not isinstance(payload, self.model):
             raise PayloadInvalid(
                 f"payload of {self.name!r} must be a {self.model.__name__}, not {type(payload).__name__}"
             )
-        data: dict[str, Any] = plain(payload.model_dump(round_trip=True), root=self.name, secrets=self._secrets)
-        length = size(data, root=self.name)
+        secrets = self._secrets or codec is not None
+        data: Any = plain(payload.model_dump(round_trip=True), root=self.name, secrets=secrets)
+        if codec is None:
+            length = size(data, root=self.name)
+        else:
+            data = seal(data, codec, root=self.name)
+            length = len(data)
         if length > limit:
             raise PayloadTooLarge(self.name, length, limit)
         return data
 
-    def decode(self, data: Any, version: int) -> M:
-        """Returns the payload that `data` of `version` holds.
+    def decode(self, data: Any, version: int, codec: Codec | None = None) -> M:
+        """Returns the payload that `data` of `version` holds; `codec` opens it where it is sealed.
 
-        Raises `pydantic.ValidationError` where it does not validate.
+        Raises `pydantic.ValidationError` where it does not validate, `PayloadSealed` where it cannot be opened.
         """
+        if data.__class__ is Binary:
+            data = opened(data, codec, root=f"payload of {self.name!r}")
         if version < self.version and issubclass(self.model, Model):
             data = self.model.upgrade(data, version)
         return self.model.model_validate(data, strict=False, by_alias=False, by_name=True)
 
-    def encode_result(self, value: R, limit: int) -> Any:
-        """Returns a handler's return value as plain BSON of at most `limit` bytes, None for None.
+    def encode_result(self, value: R, limit: int, codec: Codec | None = None) -> Any:
+        """Returns a handler's return value as plain BSON, or sealed by a `codec`, of at most `limit` bytes; None
+        for None.
 
-        Raises `ResultInvalid` where it is not of the result type or cannot be stored.
+        Raises `ResultInvalid` where it is not of the result type or cannot be stored, `PayloadSealed` where the
+        codec fails.
         """
         if value is None and self.result in (None, type(None), Any):
             return None
         try:
             dumped = self._results.dump_python(self._results.validate_python(value), round_trip=True)
-            stored = plain(dumped, root="result")
-            length = size({"result": stored}, root="result")
+            stored = plain(dumped, root="result", secrets=codec is not None)
+            if codec is None or stored is None:
+                length = size({"result": stored}, root="result")
+            else:
+                stored = seal(stored, codec, root=f"result of {self.name!r}")
+                length = len(stored)
         except (ValidationError, PayloadInvalid) as error:
             raise ResultInvalid(f"result of {self.name!r}: {_explain(error)}") from None
         if length > limit:
@@ -139,11 +154,12 @@ class Binding(Generic[M, R]):
             )
         return stored
 
-    def decode_result(self, stored: Any) -> R:
-        """Returns a stored result as the result type.
+    def decode_result(self, stored: Any, codec: Codec | None = None) -> R:
+        """Returns a stored result as the result type; `codec` opens it where it is sealed.
 
-        Raises `ResultInvalid` where it no longer validates.
+        Raises `ResultInvalid` where it no longer validates, `PayloadSealed` where it cannot be opened.
         """
+        stored = opened(stored, codec, root=f"result of {self.name!r}")
         try:
             return self._results.validate_python(stored, strict=False)
         except ValidationError as error:

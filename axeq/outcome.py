@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from axeq.backoff import Backoff
+from axeq.codec import Codec
 from axeq.duration import aware, seconds
 from axeq.errors import Cancel, ConfigurationError, ResultInvalid, Retry, Snooze
-from axeq.record import Document, Record, failure
+from axeq.record import Document, Record, failure, sealed_failure
 from axeq.states import Cause
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Snoozed",
     "decide",
     "judge",
+    "sealed",
 ]
 
 
@@ -69,6 +71,7 @@ class Snoozed:
 
     delay: float = 0.0
     at: datetime | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,18 @@ def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
     if allowed and record.attempts >= allowed:
         return Cancelled(Cause.EXHAUSTED, f"attempt {record.attempts} of {allowed} failed", stored)
     return Failed(stored, delay, at)
+
+
+def sealed(outcome: Outcome, codec: Codec) -> Outcome:
+    """Returns an outcome of a handler with what may quote the payload sealed: its error, and why a result was
+    refused.
+    """
+    if not isinstance(outcome, Failed | Cancelled) or outcome.error is None:
+        return outcome
+    error = sealed_failure(outcome.error, codec)
+    if isinstance(outcome, Cancelled) and outcome.cause is Cause.RESULT:
+        return replace(outcome, error=error, reason="the result could not be stored")
+    return replace(outcome, error=error)
 
 
 def describe(error: BaseException) -> Document:

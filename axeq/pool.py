@@ -26,6 +26,7 @@ from axeq.errors import (
     StoreError,
     StoreUnavailable,
     TaskExists,
+    redact,
 )
 from axeq.feed import Feed
 from axeq.lag import RandomLag, RankedLag
@@ -294,7 +295,7 @@ class _Shift:
     def _noticed(self, task: asyncio.Task[None]) -> None:
         """Ends the pool where part of it has failed: half a pool would hold jobs that nobody runs."""
         if not task.cancelled() and task.exception() is not None:
-            _LOGGER.error("the pool ends: %r", task.exception())
+            _LOGGER.error("the pool ends: %s", redact(repr(task.exception())))
             self._ending.set()
 
     def _wake(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack, overload
 
 from axeq import enqueue as rules
@@ -16,6 +16,7 @@ from axeq.errors import ConfigurationError
 from axeq.handle import AsyncJob, Job
 from axeq.manage import Cancellation
 from axeq.model import Binding, M, Payload, R, bind, name_of
+from axeq.record import identity
 from axeq.states import State
 from axeq.store import Store
 
@@ -23,6 +24,8 @@ __all__ = ["AsyncQueue", "BatchOptions", "EnqueueOptions", "Queue"]
 
 _LARGEST_PAYLOAD = 8 * 1024 * 1024
 _PRIORITIES = range(-(2**15), 2**15)
+_LONGEST_NAME = 512
+_FARTHEST = timedelta(days=3650)
 
 
 class BatchOptions(TypedDict, total=False):
@@ -65,7 +68,7 @@ class _Face:
             name=binding.name,
             version=binding.version,
             queue=self.name,
-            data=binding.encode(payload, self.max_payload),
+            data=binding.encode(payload, self.max_payload, self.store.codec),
             **options,
         )
 
@@ -178,7 +181,7 @@ class Queue(_Face):
 
     def get(self, id: Any, *, model: type[M] | None = None) -> Job[M, Any]:
         """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
-        return Job(self.store.run(manage.get(id)).document, self.store, bind(model) if model else None)
+        return Job(self.store.run(manage.get(identity(id))).document, self.store, bind(model) if model else None)
 
     def find(
         self,
@@ -190,27 +193,27 @@ class Queue(_Face):
         skip: int = 0,
     ) -> list[Job[Any, Any]]:
         """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`."""
-        found = self.store.run(manage.find(self.name, state=state, name=name, label=label, limit=limit, skip=skip))
+        found = self.store.run(manage.find(self.name, **_wanted(name, label), state=state, limit=limit, skip=skip))
         return [Job(record.document, self.store, None) for record in found]
 
     def wait(self, id: Any, *, timeout: Duration | None = None) -> Job[Any, Any]:
         """Waits until a job has completed and returns it; errors and `timeout` as for `Job.wait`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        record = self.store.run(manage.wait(id, self.store.clock, timeout=limit))
+        record = self.store.run(manage.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec))
         return Job(record.document, self.store, None)
 
     def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
         """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
-        return self.store.run(manage.cancel(id, self.store.clock, reason=reason))
+        return self.store.run(manage.cancel(identity(id), self.store.clock, reason=reason))
 
     def retry(self, id: Any) -> Job[Any, Any]:
         """Enqueues a failed or ended job once more, due now. Raises `JobNotFound`, `LabelTaken`."""
-        record = self.store.run(manage.retry(id, self.store.clock))
+        record = self.store.run(manage.retry(identity(id), self.store.clock))
         return Job(record.document, self.store, None)
 
     def remove(self, id: Any) -> bool:
         """Deletes a job, in flight or not, and returns whether it was there."""
-        return self.store.run(manage.remove(id))
+        return self.store.run(manage.remove(identity(id)))
 
     def stats(self, *, cap: int = 10_000) -> dict[State, int]:
         """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
@@ -220,11 +223,11 @@ class Queue(_Face):
 
     def pause(self, name: str | None = None) -> None:
         """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""
-        self.store.run(manage.pause(self.name, name))
+        self.store.run(manage.pause(self.name, _task(name)))
 
     def resume(self, name: str | None = None) -> None:
         """Takes a pause of this queue, or of its task `name`, back."""
-        self.store.run(manage.resume(self.name, name))
+        self.store.run(manage.resume(self.name, _task(name)))
 
     def ensure_indexes(self) -> list[str]:
         """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
@@ -319,7 +322,9 @@ class AsyncQueue(_Face):
 
     async def get(self, id: Any, *, model: type[M] | None = None) -> AsyncJob[M, Any]:
         """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
-        return AsyncJob((await self.store.arun(manage.get(id))).document, self.store, bind(model) if model else None)
+        return AsyncJob(
+            (await self.store.arun(manage.get(identity(id)))).document, self.store, bind(model) if model else None
+        )
 
     async def find(
         self,
@@ -332,28 +337,30 @@ class AsyncQueue(_Face):
     ) -> list[AsyncJob[Any, Any]]:
         """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`."""
         found = await self.store.arun(
-            manage.find(self.name, state=state, name=name, label=label, limit=limit, skip=skip)
+            manage.find(self.name, **_wanted(name, label), state=state, limit=limit, skip=skip)
         )
         return [AsyncJob(record.document, self.store, None) for record in found]
 
     async def wait(self, id: Any, *, timeout: Duration | None = None) -> AsyncJob[Any, Any]:
         """Waits until a job has completed and returns it; errors and `timeout` as for `AsyncJob.wait`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        record = await self.store.arun(manage.wait(id, self.store.clock, timeout=limit))
+        record = await self.store.arun(
+            manage.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec)
+        )
         return AsyncJob(record.document, self.store, None)
 
     async def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
         """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
-        return await self.store.arun(manage.cancel(id, self.store.clock, reason=reason))
+        return await self.store.arun(manage.cancel(identity(id), self.store.clock, reason=reason))
 
     async def retry(self, id: Any) -> AsyncJob[Any, Any]:
         """Enqueues a failed or ended job once more, due now. Raises `JobNotFound`, `LabelTaken`."""
-        record = await self.store.arun(manage.retry(id, self.store.clock))
+        record = await self.store.arun(manage.retry(identity(id), self.store.clock))
         return AsyncJob(record.document, self.store, None)
 
     async def remove(self, id: Any) -> bool:
         """Deletes a job, in flight or not, and returns whether it was there."""
-        return await self.store.arun(manage.remove(id))
+        return await self.store.arun(manage.remove(identity(id)))
 
     async def stats(self, *, cap: int = 10_000) -> dict[State, int]:
         """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
@@ -363,11 +370,11 @@ class AsyncQueue(_Face):
 
     async def pause(self, name: str | None = None) -> None:
         """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""
-        await self.store.arun(manage.pause(self.name, name))
+        await self.store.arun(manage.pause(self.name, _task(name)))
 
     async def resume(self, name: str | None = None) -> None:
         """Takes a pause of this queue, or of its task `name`, back."""
-        await self.store.arun(manage.resume(self.name, name))
+        await self.store.arun(manage.resume(self.name, _task(name)))
 
     async def ensure_indexes(self) -> list[str]:
         """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
@@ -393,17 +400,28 @@ def _checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = _ENQ
     return {option: _CHECKS[option](value) for option, value in options.items()} | _due(options)
 
 
+def _wanted(name: Any, label: Any) -> dict[str, str | None]:
+    """Returns what a search asks for, checked: as text it can be no operator of a filter."""
+    return {"name": _task(name), "label": _label(label)}
+
+
+def _task(name: Any) -> str | None:
+    return None if name is None else name_of(name)
+
+
 def _due(options: Mapping[str, Any]) -> dict[str, Any]:
     delay, run_at = options.get("delay", 0), options.get("run_at")
     wait = seconds(delay, "delay")
     if run_at is not None and wait:
         raise ConfigurationError("give delay or run_at, not both")
-    return {"delay": wait, "run_at": None if run_at is None else aware(run_at, "run_at")}
+    if run_at is not None and aware(run_at, "run_at") > datetime.now(UTC) + _FARTHEST:
+        raise ConfigurationError("run_at must be within ten years")
+    return {"delay": wait, "run_at": run_at}
 
 
 def _label(label: Any) -> str | None:
-    if label is not None and not (isinstance(label, str) and 0 < len(label) <= 512):
-        raise ConfigurationError(f"label must be text of 1 to 512 characters, not {label!r:.100}")
+    if label is not None and not (isinstance(label, str) and 0 < len(label) <= _LONGEST_NAME):
+        raise ConfigurationError(f"label must be text of 1 to {_LONGEST_NAME} characters, not {label!r:.100}")
     return label
 
 
@@ -413,12 +431,13 @@ def _priority(priority: Any) -> int:
     return priority
 
 
-def _identity(identity: Any) -> Any:
-    if isinstance(identity, dict | list | tuple | set):
-        raise ConfigurationError(
-            f"id must be a plain value such as text or an ObjectId, not a {type(identity).__name__}"
-        )
-    return identity
+def _identity(value: Any) -> Any:
+    # One line, for logs name jobs by their ids.
+    if isinstance(value, str | bytes) and not (0 < len(value) <= _LONGEST_NAME):
+        raise ConfigurationError(f"id must be 1 to {_LONGEST_NAME} characters, not {len(value):,}")
+    if isinstance(value, str) and not value.isprintable():
+        raise ConfigurationError(f"id must be of printable characters, not {value!r:.100}")
+    return None if value is None else identity(value)
 
 
 def _same(value: Any) -> Any:

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from axeq.errors import redact
+from bson.objectid import ObjectId
+
+from axeq.codec import Codec, opened, seal
+from axeq.errors import ConfigurationError, PayloadSealed, redact
 from axeq.states import FINAL, State
 
-__all__ = ["EVENTS_KEPT", "Document", "Record", "event", "failure"]
+__all__ = [
+    "EVENTS_KEPT",
+    "Document",
+    "Record",
+    "event",
+    "failure",
+    "identity",
+    "opened_failure",
+    "sealed_failure",
+    "shortened",
+]
 
 Document = dict[str, Any]
 """A job as MongoDB stores it."""
@@ -17,6 +31,8 @@ Document = dict[str, Any]
 EVENTS_KEPT = 50
 """How many events a job keeps; older ones make way, so that a job that fails for ever stays small."""
 
+_IDENTITIES = (ObjectId, str, int, UUID, bytes, datetime)
+_TYPE_LENGTH = 256
 _MESSAGE_LENGTH = 2048
 _TRACEBACK_LENGTH = 16_384
 
@@ -58,7 +74,7 @@ class Record:
 
     @property
     def data(self) -> Any:
-        """The payload as it is stored."""
+        """The payload as it is stored; a binary where a codec sealed it."""
         return self.document.get("data")
 
     @property
@@ -158,12 +174,14 @@ class Record:
 
     @property
     def result(self) -> Any:
-        """The handler's return value as it is stored; None without one."""
+        """The handler's return value as it is stored, a binary where a codec sealed it; None without one."""
         return self.document.get("result")
 
     @property
     def error(self) -> Mapping[str, Any] | None:
-        """The last failure as `type`, `message` and `traceback`; None without one."""
+        """The last failure as `type`, `message` and `traceback`; None without one. Where a codec sealed them, the
+        message says so.
+        """
         return self.document.get("error")
 
     @property
@@ -180,31 +198,75 @@ class Record:
         return f"<{type(self).__name__} {self.id} {self.name!r} {self.state} attempts={self.attempts}>"
 
 
+def identity(value: Any) -> Any:
+    """Returns `value` if it can be a job's id: never what a filter takes for an operator or a pattern, and equal in
+    Python to what is equal in MongoDB.
+
+    Raises `ConfigurationError` otherwise.
+    """
+    if isinstance(value, _IDENTITIES) and not isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"id must be an ObjectId, text, an int, a UUID, bytes or a datetime, not {_kind(value)}")
+
+
 def event(verb: str, at: datetime, *, attempt: int, worker: str | None = None, reason: str | None = None) -> Document:
     """Returns an entry of a job's event log."""
     entry: Document = {"verb": verb, "at": at, "attempt": attempt}
     if worker is not None:
         entry["worker"] = worker
     if reason:
-        entry["reason"] = clip(reason, _MESSAGE_LENGTH)
+        entry["reason"] = shortened(reason)
     return entry
 
 
 def failure(kind: str, message: str, traceback: str = "") -> Document:
     """Returns a job's `error`: at most 2 KiB of message and 16 KiB of traceback, without credentials."""
     return {
-        "type": kind,
-        "message": clip(redact(message), _MESSAGE_LENGTH),
-        "traceback": clip(redact(traceback), _TRACEBACK_LENGTH, keep_end=True),
+        "type": _cut(kind, _TYPE_LENGTH),
+        "message": _cut(redact(message), _MESSAGE_LENGTH),
+        "traceback": _cut(redact(traceback), _TRACEBACK_LENGTH, keep_end=True),
     }
 
 
-def clip(text: str, length: int, *, keep_end: bool = False) -> str:
-    """Returns `text` cut to `length` characters, and without what UTF-8 cannot hold."""
-    clean = text.encode("utf-8", "replace").decode()
-    if len(clean) <= length:
-        return clean
-    return "..." + clean[3 - length :] if keep_end else clean[: length - 3] + "..."
+def sealed_failure(error: Document, codec: Codec) -> Document:
+    """Returns a job's `error` with its message and traceback sealed: exceptions tend to quote what they choke on.
+
+    Its type stays readable. Where the codec fails, the two are dropped rather than stored as they are.
+    """
+    try:
+        sealed = seal({"message": error["message"], "traceback": error["traceback"]}, codec, root="error")
+    except PayloadSealed:
+        return {"type": error["type"], "message": "(not kept: the codec could not seal it)", "traceback": ""}
+    return {"type": error["type"], "message": "(sealed)", "traceback": "", "sealed": sealed}
+
+
+def opened_failure(error: Mapping[str, Any] | None, codec: Codec | None) -> Mapping[str, Any] | None:
+    """Returns a job's `error` with what `codec` can open of it."""
+    if error is None or codec is None or "sealed" not in error:
+        return error
+    try:
+        return {"type": error.get("type"), **opened(error["sealed"], codec, root="error")}
+    except PayloadSealed:
+        return error
+
+
+def shortened(reason: object) -> str:
+    """Returns the text of a reason, cut to the 2 KiB that are kept."""
+    return _cut(str(reason), _MESSAGE_LENGTH)
+
+
+def _cut(text: str, length: int, *, keep_end: bool = False) -> str:
+    """Returns `text` cut to `length` bytes, and without what UTF-8 cannot hold."""
+    written = text.encode("utf-8", "replace")
+    if len(written) <= length:
+        return written.decode()
+    kept = written[3 - length :] if keep_end else written[: length - 3]
+    clean = kept.decode("utf-8", "ignore")
+    return f"...{clean}" if keep_end else f"{clean}..."
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__module__}.{type(value).__qualname__}"
 
 
 def _moment(value: Any) -> datetime:

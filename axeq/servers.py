@@ -122,8 +122,8 @@ def unavailable(path: Path, tried: list[str]) -> EmbeddedUnavailable:
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Returns the environment for a server: this one without the variables that would configure it."""
-    return {name: value for name, value in environ.items() if not name.startswith("SECANTUS")}
+    """Returns the environment for a server: this one without what would configure it, or names another database."""
+    return {name: value for name, value in environ.items() if not name.startswith("SECANTUS") and name != "AXEQ_URI"}
 
 
 def is_free(port: int) -> bool:

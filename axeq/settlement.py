@@ -210,7 +210,7 @@ def _snooze(record: Record, outcome: Snoozed, limits: Limits, clock: Clock, stam
     return {
         "$set": {**stamped, "state": State.ENQUEUED.value, "lost": 0, "available_at": at},
         "$inc": {"attempts": -1},
-        **logged(record, "snooze", clock, worker=record.worker),
+        **logged(record, "snooze", clock, outcome.reason, worker=record.worker),
     }
 
 

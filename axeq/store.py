@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
 from pymongo.asynchronous.change_stream import AsyncChangeStream
@@ -28,6 +28,7 @@ from pymongo.write_concern import WriteConcern
 from axeq.capabilities import Capabilities, from_hello
 from axeq.clients import Clients, host_of
 from axeq.clock import Clock, LocalClock, ServerClock
+from axeq.codec import Codec
 from axeq.duration import Duration, seconds
 from axeq.embedded import Embedded, open_embedded
 from axeq.errors import ConfigurationError, ServerUnsuitable, redact
@@ -49,8 +50,10 @@ class Store:
     client or database, a mongomock client or database, or `embedded:PATH` for a server that axeq runs itself on
     data in PATH. Without one, the environment's `AXEQ_URI`. `database` overrides the one that the target names
     (default "axeq"); `collection`, default "jobs", holds the jobs and prefixes axeq's other collections.
-    `timeout` (`timedelta` or seconds, default 10 s) is the deadline of every command. Nothing is connected
-    before the first use. Raises `ConfigurationError` for a target that it cannot use.
+    `timeout` (`timedelta` or seconds, default 10 s) is the deadline of every command. `codec`, an object with
+    `encode(bytes)` and `decode(bytes)`, seals payloads, results and the texts of failures, as by encryption
+    (docs/security.md). Nothing is connected before the first use. Raises `ConfigurationError` for a target that
+    it cannot use.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Store:
         database: str | None = None,
         collection: str = "jobs",
         timeout: Duration = 10.0,
+        codec: Codec | None = None,
     ) -> None:
+        self.codec = _checked_codec(codec)
         self._given = _environment_target() if target is None else target
         found = _found(self._given)
         name = database or found.database or _DEFAULT_DATABASE
@@ -204,7 +209,7 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.portable:
             raise ConfigurationError("a store made from a client cannot go to another process: make it from a URI")
-        return _reopened, (self._given, self.place.database, self.place.collection, self.place.timeout)
+        return _reopened, (self._given, self.place.database, self.place.collection, self.place.timeout, self.codec)
 
     def __repr__(self) -> str:
         where = f"embedded:{self._embedded_path}" if self._embedded_path is not None else self.place.host
@@ -240,8 +245,8 @@ def _create_collection(client: MongoClient[Any], place: Place) -> None:
         client.get_database(place.database, write_concern=WriteConcern("majority")).create_collection(place.collection)
 
 
-def _reopened(target: str, database: str, collection: str, timeout: float) -> Store:
-    return Store(target, database=database, collection=collection, timeout=timeout)
+def _reopened(target: str, database: str, collection: str, timeout: float, codec: Codec | None) -> Store:
+    return Store(target, database=database, collection=collection, timeout=timeout, codec=codec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +292,12 @@ def _environment_target() -> str:
     return uri
 
 
+def _checked_codec(codec: Codec | None) -> Codec | None:
+    if codec is not None and not all(callable(getattr(codec, method, None)) for method in ("encode", "decode")):
+        raise ConfigurationError(f"codec must be an object with encode(bytes) and decode(bytes), not a {_kind(codec)}")
+    return codec
+
+
 def _checked_uri(uri: str) -> float:
     """Returns the seconds that the URI gives the search for a server; raises `ConfigurationError` where it is
     no URI.
@@ -301,7 +312,9 @@ def _checked_uri(uri: str) -> float:
 
 
 def _database_in(uri: str) -> str | None:
-    name = unquote(urlsplit(uri).path.lstrip("/")).partition(".")[0]
+    # As the driver reads it: a "#" in a password starts no fragment.
+    path = uri.partition("://")[2].partition("/")[2].partition("?")[0]
+    name = unquote(path).partition(".")[0]
     return name or None
 
 

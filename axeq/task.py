@@ -23,6 +23,7 @@ Executor = Literal["loop", "thread", "process"]
 """Where a handler runs: on the pool's loop, in a thread, or in a process of its own."""
 
 _MOST_WORKERS = 10_000
+_LARGEST_RESULT = 7 * 1024 * 1024  # beside the largest payload in one document of MongoDB's 16 MiB
 
 
 class TaskOptions(TypedDict, total=False):
@@ -58,7 +59,7 @@ class Task(Generic[M, R]):
       1)`, at most `max_delay`; defaults 1 s, 10 min, 2
     - `timeout`: the limit of one attempt, default 10 min
     - `retention`, `cancelled_retention`: how long completed and cancelled jobs are kept, defaults 7 and 30 days
-    - `max_result`: the largest result in bytes of BSON, default 256 KiB
+    - `max_result`: the largest result in bytes of BSON, default 256 KiB, at most 7 MiB
     - `executor`: "loop" (async functions), "thread" (plain functions) or "process"; default by the handler
 
     Raises `ConfigurationError` naming the option that cannot work, `HandlerInvalid` where the handler does not
@@ -80,7 +81,7 @@ class Task(Generic[M, R]):
         self.workers = _whole("workers", options.get("workers", 2), 1, _MOST_WORKERS)
         self.interval = seconds(options.get("interval", 0.1), "interval", zero=False)
         self.timeout = seconds(options.get("timeout", 600), "timeout", zero=False)
-        self.max_result = _whole("max_result", options.get("max_result", 256 * 1024), 1, 8 * 1024 * 1024)
+        self.max_result = _whole("max_result", options.get("max_result", 256 * 1024), 1, _LARGEST_RESULT)
         self.limits = _limits(options)
         self.executor = _executor(handler, options.get("executor"))
         _check_handler(handler, self.binding)

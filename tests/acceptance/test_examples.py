@@ -166,7 +166,7 @@ def test_fastapi_stores_the_image_and_its_job_together(
     assert stored == [1, 1]
 
 
-@pytest.mark.parametrize("example", ["quickstart.py", "transactional.py"])
+@pytest.mark.parametrize("example", ["quickstart.py", "transactional.py", "encrypted.py"])
 def test_an_example_prints_what_its_last_lines_say(example: str, uri: str, tmp_path: Path) -> None:
     promised = [line[2:] for line in (EXAMPLES / example).read_text().splitlines() if line.startswith("# ")]
 

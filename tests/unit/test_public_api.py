@@ -36,6 +36,7 @@ PUBLIC = [
     "LeaseLost",
     "Model",
     "PayloadInvalid",
+    "PayloadSealed",
     "PayloadTooLarge",
     "Pool",
     "Queue",

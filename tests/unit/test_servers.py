@@ -136,7 +136,9 @@ def test_secantus_is_started_with_durable_commits_and_no_stray_configuration(
 
 
 def test_a_server_does_not_see_the_variables_that_would_configure_it() -> None:
-    environment = servers.environment({"PATH": "/bin", "SECANTUS_OPLOG_ASYNC": "1"})
+    environment = servers.environment(
+        {"PATH": "/bin", "SECANTUS_OPLOG_ASYNC": "1", "AXEQ_URI": "mongodb://ann:s3cret@h/db"}
+    )
 
     assert environment == {"PATH": "/bin"}
 

@@ -117,7 +117,7 @@ def test_a_job_may_be_tried_for_ever_and_lose_any_number_of_leases() -> None:
         ("retention", -1),
         ("cancelled_retention", timedelta(seconds=-1)),
         ("max_result", 0),
-        ("max_result", 8 * 1024 * 1024 + 1),
+        ("max_result", 7 * 1024 * 1024 + 1),
         ("executor", "fiber"),
         ("wrokers", 4),
     ],
@@ -137,7 +137,7 @@ def test_an_option_that_cannot_work_is_refused_by_name(option: str, value: Any) 
         ("delay_factor", 1),
         ("delay_factor", 1000),
         ("retention", 0),
-        ("max_result", 8 * 1024 * 1024),
+        ("max_result", 7 * 1024 * 1024),
         ("executor", None),
     ],
 )
