@@ -5,13 +5,16 @@ claim.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from axeq.due import Candidate
 from axeq.lag import Lag
 
 __all__ = ["Board"]
+
+_MOST_KNOWN = 8000
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Board:
@@ -27,24 +30,44 @@ class Board:
         self._sheets: dict[str, _Sheet] = {}
 
     def fill(
-        self, names: Sequence[str], candidates: Iterable[Candidate], *, horizon: datetime, since: float, more: bool
+        self,
+        names: Sequence[str],
+        candidates: Sequence[Candidate],
+        *,
+        horizon: datetime,
+        since: float,
+        full: bool,
     ) -> None:
         """Takes what a read of the jobs of `names` due by `horizon` brought, in place of what was known of those.
 
         `since` is the moment at which the read began, as `monotonic` counts: what a stream has reported from
-        then on, the read may not have seen, and stays. `more` says that the read had a full page.
+        then on, the read may not have seen, and stays. Of a `full` page, what comes after it in order stays, too.
         """
         before = {name: self._sheets.get(name) or _Sheet() for name in names}
-        for name in names:
-            unread = [
-                entry
-                for entry in before[name].entries.values()
-                if entry.candidate.available_at > horizon or entry.seen_at >= since
-            ]
-            self._sheets[name] = _Sheet(unread, read_at=self._monotonic(), more=more)
+        end = (candidates[-1].priority, candidates[-1].available_at) if full else None
+        for name, sheet in before.items():
+            unread = [entry for entry in sheet.entries.values() if entry.unread(horizon, since, end)]
+            self._sheets[name] = _Sheet(unread, read_at=self._monotonic(), more=sheet.more)
         for candidate in candidates:
-            known = before[candidate.name].entries.get(candidate.id)
-            self._sheets[candidate.name].add(known or self._entry(candidate, horizon))
+            self._seen(candidate, before[candidate.name].entries.get(candidate.id), horizon)
+
+    def extend(self, name: str, candidates: Iterable[Candidate], *, horizon: datetime) -> None:
+        """Adds jobs of a task, due by `horizon`, that come after those known.
+
+        Where very many are known, those of other pools are passed over: they are read again when their turn comes.
+        """
+        sheet = self._sheets.setdefault(name, _Sheet())
+        for candidate in candidates:
+            entry = self._seen(candidate, sheet.entries.get(candidate.id), horizon)
+            if len(sheet.entries) > _MOST_KNOWN and not entry.own:
+                del sheet.entries[candidate.id]
+
+    def _seen(self, candidate: Candidate, known: _Entry | None, horizon: datetime) -> _Entry:
+        """Puts down that a read up to `horizon` has found a candidate."""
+        entry = known or self._entry(candidate, horizon)
+        entry.confirmed_at = horizon
+        self._sheets[candidate.name].add(entry)
+        return entry
 
     def offer(self, candidate: Candidate, now: datetime) -> None:
         """Adds one candidate that a change stream reports."""
@@ -59,18 +82,31 @@ class Board:
         for sheet in self._sheets.values():
             sheet.entries.pop(identity, None)
 
-    def take(self, name: str, count: int, now: datetime, *, apart: Collection[Any] = ()) -> list[Candidate]:
+    def take(self, name: str, count: int, now: datetime, *, idle: int, apart: Collection[Any] = ()) -> list[Candidate]:
         """Removes and returns up to `count` candidates of a task that have never lost a lease.
 
-        Those of other pools only where this one has none of its own left, here or in the store. Ids in `apart`
-        are dropped.
+        Those of other pools only where this one has none of its own left, here or in the store, for at most
+        `idle` workers, and where a read has found them after their pools had had time: most are gone by then.
+        Ids in `apart` are dropped.
         """
         own = self._taken(
             name, count, apart, lambda entry: entry.own and not entry.candidate.lost and entry.visible_at <= now
         )
         if own or self.more(name):
             return own
-        return self._taken(name, count, apart, lambda entry: not entry.candidate.lost and entry.visible_at <= now)
+        return self._taken(
+            name,
+            min(count, idle),
+            apart,
+            lambda entry: not entry.candidate.lost and entry.visible_at <= entry.confirmed_at,
+        )
+
+    def unconfirmed(self, name: str, now: datetime) -> bool:
+        """Whether other pools have had time for a candidate that no read has found since."""
+        sheet = self._sheets.get(name)
+        return sheet is not None and any(
+            not entry.own and entry.confirmed_at < entry.visible_at <= now for entry in sheet.entries.values()
+        )
 
     def take_lost(
         self, name: str, now: datetime, *, most_lost: int | None, apart: Collection[Any] = ()
@@ -103,9 +139,9 @@ class Board:
         sheet = self._sheets.get(name)
         return sheet is not None and sheet.more
 
-    def suspect_more(self, name: str) -> None:
-        """Notes that a task had jobs just now, so that there may be more."""
-        self._sheets.setdefault(name, _Sheet()).more = True
+    def expect_more(self, name: str, more: bool) -> None:
+        """Notes whether there may be due jobs of a task beyond those known."""
+        self._sheets.setdefault(name, _Sheet()).more = more
 
     def next_visible(self, names: Iterable[str]) -> datetime | None:
         """Returns when the first known candidate of `names` may be claimed."""
@@ -139,13 +175,19 @@ class Board:
 
 
 class _Entry:
-    __slots__ = ("candidate", "own", "seen_at", "visible_at")
+    __slots__ = ("candidate", "confirmed_at", "own", "seen_at", "visible_at")
 
     def __init__(self, candidate: Candidate, own: bool, visible_at: datetime, seen_at: float) -> None:
         self.candidate = candidate
         self.own = own
         self.visible_at = visible_at
         self.seen_at = seen_at
+        self.confirmed_at = _NEVER
+
+    def unread(self, horizon: datetime, since: float, end: tuple[int, datetime] | None) -> bool:
+        """Whether a read up to `horizon`, begun at `since`, whose page ended with `end`, cannot have seen it."""
+        due = self.candidate.available_at
+        return due > horizon or self.seen_at >= since or (end is not None and (self.candidate.priority, due) >= end)
 
     @property
     def order(self) -> tuple[int, bool, datetime]:

@@ -26,6 +26,7 @@ _LOGGER = logging.getLogger("axeq.pool")
 _LONGEST_REST = 5.0
 _REREAD_AFTER, _FRESH_FOR = 0.8, 1.0
 """Order is exact to `_FRESH_FOR`: a board older than that is not claimed from."""
+_CONFIRM_AFTER = 0.05
 _UNHEALTHY_REST = 1.0
 
 
@@ -101,6 +102,8 @@ class Dispatcher:
             claimed += await self._claim(lane)
         if claimed or any(self._unread(lane.task.name) for lane in hungry):
             return 0
+        if not any(lane.wanted for lane in hungry):  # the store fell behind while the board was read
+            return _LONGEST_REST
         await self._feed.expect()
         return min(self._feed.pause(), _LONGEST_REST)
 
@@ -121,26 +124,33 @@ class Dispatcher:
             await self._keep_filled(lane.task.name, lane.wanted)
 
     async def _keep_filled(self, name: str, wanted: int) -> None:
-        """Has the board of a task read anew in good time, and waits for it only where there is nothing to claim
-        now.
-        """
+        """Has the board of a task read in good time, and waits for it only where there is nothing to claim now."""
         own = self._board.count_own(name)
-        runs_short = self._board.more(name) and own < 1.5 * wanted
-        if runs_short or (self._board.count(name) and not self._board.fresh(name, within=_REREAD_AFTER)):
-            self._feed.begin_refill(name, wanted=wanted)
-        if (not own and self._board.more(name)) or not self._board.fresh(name, within=_FRESH_FOR):
+        more = self._board.more(name)
+        unconfirmed = not own and not more and self._unconfirmed(name)
+        stale = self._board.count(name) > 0 and not self._board.fresh(name, within=_REREAD_AFTER)
+        if stale or unconfirmed or (more and own < 1.5 * wanted):
+            self._feed.begin_refill(name, wanted=wanted, anew=stale or unconfirmed)
+        if unconfirmed or (not own and more) or not self._board.fresh(name, within=_FRESH_FOR):
             await self._feed.refilled(name)
+
+    def _unconfirmed(self, name: str) -> bool:
+        """Whether it is time to see which jobs other pools have left."""
+        if self._board.fresh(name, within=_CONFIRM_AFTER):
+            return False
+        return self._board.unconfirmed(name, self._store.clock.earliest())
 
     async def _claim(self, lane: Lane) -> int:
         claimed = await self._claim_lost(lane)
         name = lane.task.name
-        candidates = self._board.take(name, lane.wanted, self._store.clock.earliest(), apart=self._crew.ids)
+        now = self._store.clock.earliest()
+        candidates = self._board.take(name, lane.wanted, now, idle=lane.free, apart=self._crew.ids)
         if not candidates:
             return claimed
         sent = time.monotonic()
         records = await self._claimed(candidates)
         self._crew.take_on(records, since=sent)
-        self._board.suspect_more(name)
+        self._board.expect_more(name, True)
         self._raced(len(candidates), len(candidates) - len(records), time.monotonic() - sent)
         return claimed + len(records)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from axeq.backlog import Backlog
 from axeq.board import Board
-from axeq.due import Backlog, Candidate, due_page, next_due, understood
+from axeq.due import Candidate, due_page, next_due, understood
 from axeq.errors import StoreError
 from axeq.states import State
 from axeq.store import Store
@@ -22,12 +23,14 @@ __all__ = ["Feed"]
 _LOGGER = logging.getLogger("axeq.feed")
 _PAGES_AHEAD = 4
 _SMALLEST_PAGE, _LARGEST_PAGE = 100, 4000
-_DISCOVER_EVERY, _DISCOVER_SHARE = 1.0, 20
-"""Seconds between two looks for new priorities; more where a look is slow, so that it takes a twentieth of the time."""
+_DISCOVER_EVERY, _DISCOVER_SHARE = 1.0, 50
+"""Seconds between two looks for new priorities; more where a look is slow, so that it takes a fiftieth of the time."""
 _SLOWEST_POLL = 1.0
 _POLL_WITH_STREAM = 10.0
 _STREAM_AWAIT = 10.0
 _LONGEST_PAUSE = 30.0
+_LOOK_AGAIN = 0.01
+"""Where a job could be claimed already, but was not: another pool's, or one that must run alone."""
 
 
 class Feed:
@@ -77,12 +80,13 @@ class Feed:
         if hints == self._hints:  # a hint that came meanwhile speaks of what the read may not have seen
             self._looked(found=any(self._board.count(name) for name in self._versions))
 
-    def begin_refill(self, name: str, *, wanted: int) -> None:
-        """Begins to read what is due of one task anew, several times as many as are `wanted`, unless that is
-        under way.
+    def begin_refill(self, name: str, *, wanted: int, anew: bool) -> None:
+        """Begins to read due jobs of one task, several times as many as are `wanted`, unless that is under way.
+
+        `anew` reads those that are known once more; else a task with a backlog is read further.
         """
         if name not in self._refills:
-            self._refills[name] = asyncio.get_running_loop().create_task(self._refill(name, wanted))
+            self._refills[name] = asyncio.get_running_loop().create_task(self._refill(name, wanted, anew))
 
     @property
     def reads(self) -> list[asyncio.Task[None]]:
@@ -94,21 +98,21 @@ class Feed:
         if name in self._refills:
             await self._refills[name]
 
-    async def _refill(self, name: str, wanted: int) -> None:
+    async def _refill(self, name: str, wanted: int, anew: bool) -> None:
         try:
-            await self._read_anew(name, wanted)
+            backlog = self._backlogs.get(name)
+            if backlog is None:
+                await self._read([name], wanted)
+            else:
+                if anew:
+                    await self._read_head(backlog, wanted)
+                if not (anew and self._board.more(name)):
+                    await self._read_further(backlog, wanted)
         except StoreError as error:
             _LOGGER.warning("due jobs of %r not read: %s", name, error)
         finally:
             del self._refills[name]
             self._wake()
-
-    async def _read_anew(self, name: str, wanted: int) -> None:
-        backlog = self._backlogs.get(name)
-        if backlog is None:
-            await self._read([name], wanted)
-        else:
-            await self._read_backlog(backlog, wanted)
 
     async def _read(self, names: Sequence[str], wanted: int) -> None:
         page, horizon, began = _page_size(wanted), self._store.clock.earliest(), self._store.clock.monotonic()
@@ -116,24 +120,42 @@ class Feed:
         found = await self._store.arun(due_page(self._queue, versions, horizon, limit=page))
         candidates = understood(found, versions)
         full = len(found) == page
-        self._board.fill(names, candidates, horizon=horizon, since=began, more=full)
+        self._board.fill(names, candidates, horizon=horizon, since=began, full=full)
+        for name in names:
+            self._board.expect_more(name, full)
         if full and len(names) == 1:
             backlog = Backlog(self._queue, names[0], versions[names[0]])
             backlog.met(candidates)
             self._backlogs[names[0]] = backlog
+            self._discovered(backlog, began)  # nothing goes before what is first in order
 
-    async def _read_backlog(self, backlog: Backlog, wanted: int) -> None:
-        page, horizon, began = _page_size(wanted), self._store.clock.earliest(), self._store.clock.monotonic()
-        loop_now = asyncio.get_running_loop().time()
-        if loop_now >= self._discover_at.get(backlog.name, 0):
+    async def _read_head(self, backlog: Backlog, wanted: int) -> None:
+        """Reads anew what the next claims will take."""
+        name, horizon, began = backlog.name, self._store.clock.earliest(), self._store.clock.monotonic()
+        await self._discover(backlog, horizon)
+        share = self._board.count(name) / max(self._board.count_own(name), 1)
+        limit = min(int(wanted * share) + _SMALLEST_PAGE, _LARGEST_PAGE)
+        candidates = await self._store.arun(backlog.head(limit=limit))
+        self._board.fill([name], candidates, horizon=horizon, since=began, full=len(candidates) >= limit)
+
+    async def _read_further(self, backlog: Backlog, wanted: int) -> None:
+        name, page, horizon = backlog.name, _page_size(wanted), self._store.clock.earliest()
+        candidates = await self._store.arun(backlog.further(horizon, limit=page))
+        more = len(candidates) >= page
+        self._board.extend(name, candidates, horizon=horizon)
+        self._board.expect_more(name, more)
+        if not backlog.readable or (not more and self._board.count(name) < _LARGEST_PAGE // 2):
+            del self._backlogs[name]  # one plain read brings all of it
+
+    async def _discover(self, backlog: Backlog, horizon: datetime) -> None:
+        now = self._store.clock.monotonic()
+        if now >= self._discover_at[backlog.name]:
             await self._store.arun(backlog.discover(horizon))
-            took = asyncio.get_running_loop().time() - loop_now
-            self._discover_at[backlog.name] = loop_now + max(_DISCOVER_EVERY, took * _DISCOVER_SHARE)
-        candidates = await self._store.arun(backlog.page(horizon, limit=page))
-        full = len(candidates) == page
-        self._board.fill([backlog.name], candidates, horizon=horizon, since=began, more=full)
-        if not full or not backlog.readable:
-            del self._backlogs[backlog.name]
+            self._discovered(backlog, now)
+
+    def _discovered(self, backlog: Backlog, since: float) -> None:
+        now = self._store.clock.monotonic()
+        self._discover_at[backlog.name] = now + max(_DISCOVER_EVERY, (now - since) * _DISCOVER_SHARE)
 
     @property
     def look_now(self) -> bool:
@@ -162,7 +184,7 @@ class Feed:
         visible = self._board.next_visible(self._versions)
         waits = [self._look_at - loop_now]
         if visible is not None:
-            waits.append((visible - now).total_seconds())
+            waits.append(max((visible - now).total_seconds(), _LOOK_AGAIN))
         if self._next_due is not None:
             until = (self._next_due - now).total_seconds()
             waits.append(until)
@@ -174,6 +196,10 @@ class Feed:
     def _forget_expected(self) -> None:
         self._expecting = False
         self._next_due = None
+
+    async def resting(self) -> None:
+        """Waits until there is nothing to claim."""
+        await self._idle.wait()
 
     def busy(self) -> None:
         """Notes that every worker has work: the stream may close."""

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -338,6 +339,8 @@ class _Shift:
             _LOGGER.warning("other pools learn late that this one has ended: %s", error)
 
     async def _count_unknown(self) -> None:
+        with suppress(TimeoutError):  # its reads cost as much as a page or more: a busy pool has better to do
+            await asyncio.wait_for(self._feed.resting(), _UNKNOWN_EVERY)
         rule = manage.count_unknown(self._pool.queue, self._versions, self._store.clock, cap=_UNKNOWN_CAP)
         counts = await self._store.arun(rule)
         for name in counts.keys() - self._pool.unknown.keys():

@@ -15,11 +15,13 @@ from axeq.lifecycle import FENCE, cancel_reason, owns, token_of
 from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed, due
 from axeq.record import EVENTS_KEPT, Document, Record, event
 from axeq.states import TRANSITIONS, Cause, State
-from axeq.wire import JOBS, Call, Find, Op, Sleep, Update
+from axeq.wire import JOBS, Call, Find, Merge, Op, Sleep, Update
 
 __all__ = ["Settled", "Settlement", "expiry", "logged", "settle", "settlement"]
 
 _DEQUEUED = State.DEQUEUED.value
+_MANY_ALIKE = 8
+"""From how many on outcomes that are alike are a write of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +128,36 @@ def _written(batch: Sequence[Settlement], clock: Clock) -> Op[Sequence[Settlemen
     return [] if result.matched_count == len(batch) else batch
 
 
-def _writes(batch: Sequence[Settlement]) -> list[Update]:
-    """Returns the fewest writes that carry the batch out: those that are alike go as one."""
+def _writes(batch: Sequence[Settlement]) -> list[Update | Merge]:
+    """Returns the fewest writes that carry the batch out: those that are alike go as one, and so do the other
+    completions under one token.
+    """
     alike: dict[Hashable, list[Settlement]] = {}
     for entry in batch:
         alike.setdefault(entry.id if entry.alike is None else entry.alike, []).append(entry)
-    return [first.write_with(others) for first, *others in alike.values()]
+    writes: list[Update | Merge] = []
+    completions: dict[Any, list[Settlement]] = {}
+    for first, *others in alike.values():
+        if first.verb != "complete" or len(others) >= _MANY_ALIKE:
+            writes.append(first.write_with(others))
+        else:
+            completions.setdefault(first.token, []).extend((first, *others))
+    return writes + [_merged(entries) for entries in completions.values()]
 
 
-def _command(writes: Sequence[Update]) -> Call:
-    if len(writes) > 1:
+def _merged(completions: Sequence[Settlement]) -> Update | Merge:
+    """Returns one fenced write for completions under one token."""
+    first = completions[0]
+    if len(completions) == 1:
+        return first.write
+    fields = {entry.id: entry.update["$set"] for entry in completions}
+    return Merge({"claim.token": first.token, "state": _DEQUEUED}, fields, list(first.update["$unset"]))
+
+
+def _command(writes: Sequence[Update | Merge]) -> Call:
+    (write, *others) = writes
+    if others or isinstance(write, Merge):
         return Call(JOBS, "bulk_write", (writes,), {"ordered": False})
-    (write,) = writes
     return Call(JOBS, "update_many" if write.many else "update_one", (write.filter, write.update))
 
 

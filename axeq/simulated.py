@@ -14,7 +14,7 @@ from bson.codec_options import CodecOptions
 
 from axeq.clock import Clock
 from axeq.codec import CODEC_OPTIONS
-from axeq.wire import Call, Command, Find, Op, Place, Sleep, Update, adrive, drive, translated
+from axeq.wire import Call, Command, Find, Merge, Op, Place, Sleep, Update, adrive, drive, translated
 
 __all__ = ["SimulatedWire"]
 
@@ -73,8 +73,11 @@ class SimulatedWire:
         args = command.args
         match command.method:
             case "bulk_write":
-                updates: Sequence[Update] = args[0]
-                return _Matched(sum(self._update(collection, entry) for entry in updates))
+                writes: Sequence[Update | Merge] = args[0]
+                updates = [
+                    each for entry in writes for each in (entry.singles() if isinstance(entry, Merge) else [entry])
+                ]
+                return _Matched(sum(self._update(collection, update) for update in updates))
             case "create_indexes":
                 return [_create_index(collection, specification) for specification in args[0]]
             case "list_indexes":
@@ -96,6 +99,10 @@ class SimulatedWire:
 @dataclass(frozen=True, slots=True)
 class _Matched:
     matched_count: int
+
+
+def _singles(entry: Update | Merge) -> list[Update]:
+    return entry.singles() if isinstance(entry, Merge) else [entry]
 
 
 def _create_index(collection: Any, specification: Mapping[str, Any]) -> str:

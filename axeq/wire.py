@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import bson
 import pymongo
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo import errors as driver
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.mongo_client import AsyncMongoClient
@@ -44,6 +46,7 @@ __all__ = [
     "Call",
     "Command",
     "Find",
+    "Merge",
     "Op",
     "Place",
     "Sleep",
@@ -55,6 +58,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_MOST_MERGED = 50
+"""How many documents one statement of a merge changes: the search for a document's own fields is linear."""
+_LARGEST_MERGE = 8 * 1024 * 1024
+"""In bytes of BSON, half of what a statement may have."""
 
 JOBS = "jobs"
 """The collection of jobs, by the name that commands use."""
@@ -93,6 +101,25 @@ class Update:
     filter: Mapping[str, Any]
     update: Mapping[str, Any]
     many: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One entry of a `bulk_write` for many documents: each of those in `fields`, by id, that `filter` matches takes
+    on the fields of its own and loses those of `unset`.
+    """
+
+    filter: Mapping[str, Any]
+    fields: Mapping[Any, Mapping[str, Any]]
+    unset: Sequence[str]
+
+    def singles(self) -> list[Update]:
+        """Returns the same as an update for each document."""
+        unset = dict.fromkeys(self.unset, "")
+        return [
+            Update({**self.filter, "_id": identity}, {"$set": fields, "$unset": unset})
+            for identity, fields in self.fields.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,15 +340,37 @@ def _cursor(collection: Any, command: Find, session: Any) -> Any:
 
 def _arguments(command: Call) -> tuple[Any, ...]:
     if command.method == "bulk_write":
-        updates: Sequence[Update] = command.args[0]
-        return ([_driver_update(entry) for entry in updates],)
+        writes: Sequence[Update | Merge] = command.args[0]
+        return ([statement for entry in writes for statement in _statements(entry)],)
     if command.method == "create_indexes":
         return ([_index_model(specification) for specification in command.args[0]],)
     return command.args
 
 
-def _driver_update(entry: Update) -> pymongo.UpdateOne | pymongo.UpdateMany:
-    return (pymongo.UpdateMany if entry.many else pymongo.UpdateOne)(entry.filter, entry.update)
+def _statements(entry: Update | Merge) -> Iterator[pymongo.UpdateOne | pymongo.UpdateMany]:
+    if isinstance(entry, Update):
+        yield (pymongo.UpdateMany if entry.many else pymongo.UpdateOne)(entry.filter, entry.update)
+        return
+    for part in _parts(entry.fields):
+        ids = list(part)
+        # Each document finds its own fields by its place among the ids; a literal is stored and never evaluated.
+        own = {"$arrayElemAt": [{"$literal": list(part.values())}, {"$indexOfArray": [{"$literal": ids}, "$_id"]}]}
+        merged = {"$replaceWith": {"$mergeObjects": ["$$ROOT", own]}}
+        yield pymongo.UpdateMany({**entry.filter, "_id": {"$in": ids}}, [merged, {"$unset": list(entry.unset)}])
+
+
+def _parts(fields: Mapping[Any, Mapping[str, Any]]) -> Iterator[dict[Any, Mapping[str, Any]]]:
+    """Splits a merge into parts that a statement can hold, encoded once."""
+    part: dict[Any, Mapping[str, Any]] = {}
+    length = 0
+    for identity, own in fields.items():
+        encoded = bson.encode(own, codec_options=CODEC_OPTIONS)
+        if part and (len(part) == _MOST_MERGED or length + len(encoded) > _LARGEST_MERGE):
+            yield part
+            part, length = {}, 0
+        part[identity] = RawBSONDocument(encoded)
+        length += len(encoded)
+    yield part
 
 
 def _index_model(specification: Mapping[str, Any]) -> pymongo.IndexModel:

@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "states", "backoff", "clock", "duration"),
     "documents": ("codec", "model", "record"),
     "wire": ("wire", "simulated", "capabilities", "servers", "embedded", "clients", "store"),
-    "rules": ("outcome", "enqueue", "due", "lifecycle", "settlement", "manage", "workers", "indexes"),
+    "rules": ("outcome", "enqueue", "due", "backlog", "lifecycle", "settlement", "manage", "workers", "indexes"),
     "faces": ("handle", "callback", "queue", "context", "task"),
     "running": (
         "lag",
@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "threads",
         "processes",
         "executor",
+        "pace",
         "lane",
         "crew",
         "dispatcher",

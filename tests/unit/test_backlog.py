@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from axeq.due import Backlog, Candidate
+from axeq.backlog import Backlog
+from axeq.due import Candidate
 from axeq.record import Document
 from axeq.wire import Command, Find, drive
 
@@ -31,14 +32,20 @@ class Jobs:
         bounds = priority if isinstance(priority, dict) else {"$gt": priority - 1, "$lt": priority + 1}
         if document["version"] > query.get("version", {"$lte": 99})["$lte"]:
             return False
+        due, moment = query["available_at"], document["available_at"]
         return (
-            bool(document["available_at"] <= query["available_at"]["$lte"])
+            bool(moment <= due["$lte"])
+            and moment >= due.get("$gte", moment)
+            and ("$gt" not in due or moment > due["$gt"])
             and document["priority"] > bounds.get("$gt", -99)
             and document["priority"] < bounds.get("$lt", 99)
         )
 
-    def page(self, backlog: Backlog, limit: int) -> list[Any]:
-        return [candidate.id for candidate in drive(backlog.page(NOW, limit=limit), self)]
+    def head(self, backlog: Backlog, limit: int) -> list[Any]:
+        return [candidate.id for candidate in drive(backlog.head(limit=limit), self)]
+
+    def further(self, backlog: Backlog, limit: int) -> list[Any]:
+        return [candidate.id for candidate in drive(backlog.further(NOW, limit=limit), self)]
 
     def claimed(self, ids: list[Any]) -> None:
         self.documents = [document for document in self.documents if document["_id"] not in ids]
@@ -59,28 +66,39 @@ def met(jobs: Jobs, limit: int) -> Backlog:
     return backlog
 
 
-def test_a_read_of_a_page_looks_at_little_more_than_the_page() -> None:
+def test_a_page_looks_at_little_more_than_itself() -> None:
     jobs = Jobs(waiting(20_000))
     backlog = met(jobs, 100)
 
     for _ in range(20):
-        page = jobs.page(backlog, 100)
-        jobs.claimed(page)
+        jobs.claimed(jobs.head(backlog, 100))
+        jobs.further(backlog, 100)
 
     assert max(jobs.looked_at) <= 400
 
 
-def test_pages_bring_every_job_once_in_the_order_of_due_times() -> None:
+def test_pages_that_follow_each_other_bring_every_job_in_the_order_of_due_times() -> None:
     documents = waiting(950)
     jobs = Jobs(documents)
     backlog = met(jobs, 100)
-    brought: list[Any] = []
+    brought = [document["_id"] for document in documents[:100]]
 
-    while page := jobs.page(backlog, 100):
+    while page := [job for job in jobs.further(backlog, 100) if job not in brought]:
         brought += page
-        jobs.claimed(page)
 
     assert brought == [document["_id"] for document in documents]
+
+
+def test_jobs_that_share_a_due_time_are_all_brought_however_many_they_are() -> None:
+    moment = NOW - timedelta(seconds=5)
+    jobs = Jobs([given_job(_id=number, priority=0, available_at=moment) for number in range(1000)])
+    backlog = met(jobs, 100)
+    brought = set(range(100))
+
+    while page := set(jobs.further(backlog, 100)) - brought:
+        brought |= page
+
+    assert brought == set(range(1000))
 
 
 def test_jobs_of_a_more_urgent_priority_are_found_between_and_go_first() -> None:
@@ -91,17 +109,24 @@ def test_jobs_of_a_more_urgent_priority_are_found_between_and_go_first() -> None
 
     drive(backlog.discover(NOW), jobs)
 
-    assert jobs.page(backlog, 10)[:3] == [document["_id"] for document in urgent]
+    assert jobs.further(backlog, 10)[:3] == [document["_id"] for document in urgent]
 
 
-def test_a_job_that_came_late_into_the_past_is_not_passed_over() -> None:
+def test_a_job_that_came_late_into_the_past_is_found_at_the_head() -> None:
     jobs = Jobs(waiting(1000))
     backlog = met(jobs, 100)
-    jobs.claimed(jobs.page(backlog, 100))
-    late = given_job(_id="late", priority=0, available_at=NOW - timedelta(hours=2))
-    jobs.documents.append(late)
+    jobs.further(backlog, 100)
+    jobs.documents.append(given_job(_id="late", priority=0, available_at=NOW - timedelta(hours=2)))
 
-    assert jobs.page(backlog, 100)[0] == "late"
+    assert jobs.head(backlog, 100)[0] == "late"
+
+
+def test_the_head_brings_what_is_left_of_the_pages_before_and_nothing_beyond() -> None:
+    jobs = Jobs(waiting(1000))
+    backlog = met(jobs, 100)
+    jobs.claimed([(0, number) for number in range(90)])
+
+    assert jobs.head(backlog, 500) == [(0, number) for number in range(90, 100)]
 
 
 def test_a_gap_in_the_due_times_is_stepped_over() -> None:
@@ -109,7 +134,19 @@ def test_a_gap_in_the_due_times_is_stepped_over() -> None:
     jobs.documents = [{**document, "_id": number} for number, document in enumerate(jobs.documents)]
     backlog = met(jobs, 20)
 
-    assert len(jobs.page(backlog, 100)) == 100
+    assert len(jobs.further(backlog, 100)) == 81  # and the last of those met, which others may share the moment of
+
+
+def test_lumps_of_jobs_with_one_due_time_are_not_read_over_and_over() -> None:
+    lumps = [NOW - timedelta(seconds=60) + timedelta(milliseconds=40 * (number // 100)) for number in range(2000)]
+    jobs = Jobs([given_job(_id=number, priority=0, available_at=moment) for number, moment in enumerate(lumps)])
+    backlog = met(jobs, 100)
+
+    jobs.looked_at.clear()
+    found = jobs.further(backlog, 1000)
+
+    assert len(found) >= 1000
+    assert sum(jobs.looked_at) <= 2 * len(found)
 
 
 def test_jobs_of_a_newer_version_do_not_stand_in_the_way_of_older_ones() -> None:
@@ -118,9 +155,7 @@ def test_jobs_of_a_newer_version_do_not_stand_in_the_way_of_older_ones() -> None
     jobs = Jobs([*newer, *older])
     backlog = met(jobs, 100)
 
-    page = jobs.page(backlog, 100)
-
-    assert page == [document["_id"] for document in older[:100]]
+    assert jobs.further(backlog, 100)[:100] == [document["_id"] for document in older[:100]]
 
 
 def test_very_many_priorities_are_read_plainly() -> None:

@@ -39,11 +39,12 @@ def candidate(identity: Any, *, name: str = "a", priority: int = 0, due: float =
 
 
 def fill(board: Board, *candidates: Candidate, horizon: datetime = NOW, more: bool = False) -> None:
-    board.fill(["a"], candidates, horizon=horizon, since=1e9, more=more)
+    board.fill(["a"], candidates, horizon=horizon, since=1e9, full=False)
+    board.expect_more("a", more)
 
 
-def taken(board: Board, count: int = 100, now: datetime = LATER, **options: Any) -> list[Any]:
-    return [each.id for each in board.take("a", count, now, **options)]
+def taken(board: Board, count: int = 100, now: datetime = LATER, *, idle: int = 100, apart: Any = ()) -> list[Any]:
+    return [each.id for each in board.take("a", count, now, idle=idle, apart=apart)]
 
 
 def test_jobs_are_taken_in_the_order_of_the_read_and_once(board: Board) -> None:
@@ -181,7 +182,7 @@ def test_a_board_is_fresh_for_as_long_as_is_asked_for(board: Board, ticks: Ticks
     assert (never, at_once, after_a_second, board.fresh("a", within=1.0)) == (False, True, True, False)
 
 
-def test_a_full_page_says_that_there_is_more(board: Board) -> None:
+def test_what_a_read_says_of_more_jobs_is_kept(board: Board) -> None:
     fill(board, candidate(1), more=True)
     more = board.more("a")
     fill(board, candidate(1), more=False)
@@ -196,3 +197,95 @@ def test_the_next_visible_job_is_the_first_of_all_tasks(board: Board) -> None:
     assert board.next_visible(["a", "b"]) == NOW + timedelta(seconds=20)
     assert board.next_visible(["a"]) == NOW + timedelta(seconds=30)
     assert board.next_visible(["c"]) is None
+
+
+# Deep backlogs
+
+
+def page(board: Board, *candidates: Candidate) -> None:
+    """A read that was cut at its limit."""
+    board.fill(["a"], candidates, horizon=NOW, since=1e9, full=True)
+
+
+def test_a_full_page_leaves_what_comes_after_it(board: Board) -> None:
+    fill(board, candidate("early", due=-9), candidate("claimed elsewhere", due=-8), candidate("later", due=-3))
+
+    page(board, candidate("late arrival", due=-10), candidate("early", due=-9), candidate("last", due=-5))
+
+    assert taken(board) == ["late arrival", "early", "last", "later"]
+
+
+def test_a_full_page_leaves_jobs_that_share_the_due_time_of_its_last(board: Board) -> None:
+    fill(board, candidate(1, due=-5), candidate(2, due=-5), candidate(3, due=-5))
+
+    page(board, candidate(1, due=-5), candidate(2, due=-5))
+
+    assert board.count("a") == 3
+
+
+def test_a_full_page_of_an_urgent_priority_says_nothing_of_the_less_urgent(board: Board) -> None:
+    fill(board, candidate("less", priority=5, due=-60))
+
+    page(board, candidate("urgent", priority=0, due=-1))
+
+    assert taken(board) == ["urgent", "less"]
+
+
+def test_a_further_page_adds_to_what_is_known(board: Board) -> None:
+    fill(board, candidate(1, due=-9), candidate(2, due=-8))
+
+    board.extend("a", [candidate(2, due=-8), candidate(3, due=-7)], horizon=NOW)
+
+    assert taken(board) == [1, 2, 3]
+
+
+def test_a_board_stays_bounded_however_many_jobs_other_pools_have(ticks: Ticks) -> None:
+    board = Board(Others(), monotonic=ticks)
+
+    for first in range(0, 20_000, 4000):
+        board.extend("a", [candidate(number) for number in range(first, first + 4000)], horizon=NOW)
+
+    assert board.count("a") <= 8000
+
+
+# Jobs of other pools
+
+
+class Others:
+    """A lag under which every job is another pool's, which has two seconds for it."""
+
+    def delay(self, candidate: Candidate) -> tuple[bool, float]:
+        return False, 2.0
+
+    def raced(self, attempted: int, lost: int, took: float) -> None: ...
+
+
+AFTER = NOW + timedelta(seconds=3)
+
+
+def test_a_job_of_another_pool_is_taken_only_where_a_read_found_it_after_that_pool_had_time(ticks: Ticks) -> None:
+    board = Board(Others(), monotonic=ticks)
+    fill(board, candidate(1))
+
+    before = (taken(board, now=AFTER), board.unconfirmed("a", NOW), board.unconfirmed("a", AFTER))
+    fill(board, candidate(1), horizon=AFTER)
+
+    assert before == ([], False, True)
+    assert not board.unconfirmed("a", AFTER)
+    assert taken(board, now=AFTER) == [1]
+
+
+def test_jobs_of_other_pools_are_taken_for_idle_workers_only(ticks: Ticks) -> None:
+    board = Board(Others(), monotonic=ticks)
+    for horizon in (NOW, AFTER):
+        fill(board, *(candidate(number) for number in range(50)), horizon=horizon)
+
+    assert len(taken(board, 50, AFTER, idle=3)) == 3
+
+
+def test_jobs_of_other_pools_are_left_while_there_may_be_own_ones(ticks: Ticks) -> None:
+    board = Board(Others(), monotonic=ticks)
+    for horizon in (NOW, AFTER):
+        fill(board, candidate(1), horizon=horizon, more=True)
+
+    assert taken(board, now=AFTER) == []

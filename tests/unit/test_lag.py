@@ -88,9 +88,10 @@ def test_a_pool_takes_its_own_share_before_that_of_others() -> None:
     first, second = ranked(2)
     jobs = [candidate() for _ in range(40)]
     board = Board(first, monotonic=lambda: 0.0)
-    board.fill(["a"], jobs, horizon=NOW, since=0.0, more=False)
+    for horizon in (NOW, NOW + timedelta(seconds=1)):
+        board.fill(["a"], jobs, horizon=horizon, since=1.0, full=False)
 
-    taken = board.take("a", 40, NOW + timedelta(seconds=1))
+    taken = [job for _ in range(2) for job in board.take("a", 40, NOW + timedelta(seconds=1), idle=40)]
 
     own = [job for job in jobs if first.rank(job) == 0]
     assert taken[: len(own)] == own
@@ -105,4 +106,4 @@ def test_a_job_that_another_pool_has_claimed_is_off_the_board() -> None:
 
     board.drop(job.id)
 
-    assert board.take("a", 1, NOW) == []
+    assert board.take("a", 1, NOW, idle=1) == []

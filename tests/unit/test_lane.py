@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq import lane as module
+from axeq import pace as module
 from axeq.executor import Attempt
 from axeq.lane import Lane
 
@@ -120,17 +120,46 @@ def test_a_task_that_turns_slow_stops_claiming_ahead(lane: Lane, ticks: Ticks) -
     assert lane.wanted == 4
 
 
-def test_a_task_claims_nothing_while_the_store_is_half_a_second_behind_with_outcomes(lane: Lane, ticks: Ticks) -> None:
-    work(lane, ticks, each=0.001, seconds=3.0)
-    for _ in range(501):
+def test_a_task_claims_nothing_while_the_store_is_a_quarter_of_a_second_behind_with_outcomes(
+    lane: Lane, ticks: Ticks
+) -> None:
+    for _ in range(3000):
         lane.settling()
+    for _ in range(2000):
+        ticks.now += 0.0005
+        lane.settled()
     behind = lane.wanted
 
-    for _ in range(20):
+    for _ in range(600):
+        ticks.now += 0.0005
         lane.settled()
 
     assert behind == 0
     assert lane.wanted > 0
+
+
+def test_a_new_task_claims_more_and_more_ahead_within_a_few_rounds(lane: Lane, ticks: Ticks) -> None:
+    wanted = [lane.wanted]
+    for _ in range(2):
+        claim(lane, lane.wanted)
+        while lane.start() is not None:
+            ticks.now += 0.0001
+            lane.finish()
+        wanted.append(lane.wanted)
+
+    assert wanted == [4, 4 + 40, pytest.approx(4 + 480, abs=5)]
+
+
+def test_jobs_claimed_when_they_were_faster_are_too_many_once_they_turn_slow(lane: Lane, ticks: Ticks) -> None:
+    work(lane, ticks, each=0.001, seconds=1.0)
+    claim(lane, lane.wanted)
+    lane.start()
+    before = lane.surplus
+
+    ticks.now += 60
+
+    assert before == 0
+    assert lane.surplus == len(lane.ready) - lane.task.workers - 3  # those of one second, at 1,000 in 60 s
 
 
 def test_jobs_start_in_the_order_of_their_claim_while_workers_are_free(lane: Lane) -> None:
