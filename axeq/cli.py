@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from axeq import indexes
-from axeq.capabilities import probe
+from axeq.capabilities import Finding, examine
 from axeq.embedded import open_embedded
 from axeq.errors import (
     AccessDenied,
@@ -134,22 +134,21 @@ def doctor(target: str | None, database: str | None) -> int:
     Writes to a scratch collection of its own, and drops it. Exits with 1 where something is missing.
     """
     with Store(target, database=database) as store:
-        able = probe(store.sync_client(), store.place.database)
+        findings = examine(store.sync_client(), store.place.database, prefix=store.place.collection)
         absent = store.run(indexes.missing())
-        click.echo(f"server        {store.place.host}, version {able.version}, database {store.place.database}")
-        for label, fine, without in (
-            ("streams", able.streams, "idle workers poll"),
-            ("transactions", able.transactions, "session= is refused: run MongoDB as a replica set"),
-            ("server clock", able.clock, "this machine's clock is used"),
-            ("labels freed", able.freed_labels, "a label stays taken after its job has ended"),
-        ):
-            click.echo(f"{label:<13} {'yes' if fine else 'no: ' + without}")
-        if absent:
-            names = ", ".join(index.name for index in absent)
-            click.echo(f"indexes       missing: {names}; run `axeq indexes ensure`")
-        else:
-            click.echo(f"indexes       all {len(indexes.INDEXES)} there")
-    return FAILED if absent or not (able.freed_labels and able.clock) else 0
+        version = store.capabilities().version
+        click.echo(f"server {store.place.host}, version {version}, database {store.place.database}")
+        missing = f"{', '.join(index.name for index in absent)}: run `axeq indexes ensure`"
+        findings.append(Finding(f"its {len(indexes.INDEXES)} indexes", not absent, missing))
+    _show(findings)
+    return FAILED if any(finding.needed and not finding.holds for finding in findings) else 0
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    widest = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        answer = "yes" if finding.holds else ("NO   " if finding.needed else "no   ") + finding.without
+        click.echo(f"{finding.what:<{widest}}  {answer}")
 
 
 @commands.group("indexes")

@@ -1,0 +1,78 @@
+"""Whoever starts and ends pools in one process keeps nothing of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import axeq
+from tests.faults.arena import Arena
+from tests.faults.leaks import Belongings
+from tests.faults.proxy import Proxy
+from tests.faults.scale import size
+from tests.faults.tasks import Work
+from tests.faults.toxics import BlackHole
+from tests.support.waiting import aeventually
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+MakeArena = Callable[..., Arena]
+
+
+async def work(ctx: axeq.Context[Work, int]) -> int:
+    await asyncio.sleep(ctx.model.seconds)
+    return ctx.model.number
+
+
+def work_in_thread(ctx: axeq.Context[Work, int]) -> int:
+    return ctx.model.number
+
+
+@pytest.mark.fault("F62")
+@pytest.mark.parametrize("handler", [work, work_in_thread])
+async def test_pools_that_have_ended_leave_no_task_thread_or_socket(arena: MakeArena, handler: Any) -> None:
+    scene = arena()
+    await _one_run(scene.uri, handler)  # what is made once per process, is made
+    before, tasks = Belongings.now(), asyncio.all_tasks()
+
+    for _ in range(size(3, full=50)):
+        await _one_run(scene.uri, handler)
+
+    assert asyncio.all_tasks() == tasks
+    await aeventually(lambda: _nothing_since(before), timeout=10)
+
+
+@pytest.mark.fault("F62")
+async def test_a_pool_that_ends_while_its_server_is_silent_leaves_nothing(
+    arena: MakeArena, proxy: Proxy, database: str
+) -> None:
+    scene = arena(through=proxy.uri(database))
+    await _one_run(scene.through, work)
+    before, tasks = Belongings.now(), asyncio.all_tasks()
+
+    with proxy.toxic(BlackHole()) as hole:
+        async with axeq.Store(scene.through, timeout=1) as store:
+            proxy.remove(hole)
+            pool = axeq.Pool(store, lease=2, drain=1)
+            pool.add(axeq.Task(Work, work))
+            async with pool:
+                proxy.add(hole)
+    assert asyncio.all_tasks() == tasks
+    proxy.reset()
+    await aeventually(lambda: _nothing_since(before))
+
+
+async def _one_run(uri: str, handler: Any) -> None:
+    async with axeq.Store(uri) as store:
+        pool = axeq.Pool(store, drain=5)
+        pool.add(axeq.Task(Work, handler))
+        async with pool:
+            job = await axeq.AsyncQueue(store).enqueue(Work(number=7))
+            assert await job.wait(20) == 7
+
+
+def _nothing_since(before: Belongings) -> None:
+    assert Belongings.now().since(before) == []

@@ -1,0 +1,97 @@
+"""`axeq doctor`: what a server can do is tried, shown and leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pymongo
+import pytest
+from pymongo.errors import OperationFailure
+
+import axeq
+from axeq import capabilities, cli
+from axeq.capabilities import Finding, examine
+from tests.support.probe import Probe
+
+
+@pytest.fixture
+def examined(server: pymongo.MongoClient[dict[str, Any]], database: str) -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine(server, database, prefix="jobs")}
+
+
+def test_the_server_of_the_tests_does_what_axeq_needs(examined: dict[str, Finding]) -> None:
+    assert [finding.what for finding in examined.values() if finding.needed and not finding.holds] == []
+
+
+def test_the_probe_agrees_with_what_the_tests_were_told(
+    examined: dict[str, Finding], capabilities: capabilities.Capabilities
+) -> None:
+    assert examined["change streams"].holds is capabilities.streams
+    assert examined["transactions"].holds is capabilities.transactions
+
+
+def test_doctor_shows_every_try_and_leaves_only_the_jobs(
+    server: pymongo.MongoClient[dict[str, Any]], database: str, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with axeq.Store(uri) as store:
+        axeq.Queue(store).ensure_indexes()
+        job = axeq.Queue(store).enqueue(Probe())
+
+    code = cli.run(["doctor", uri])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert lines[0].startswith("server ")
+    assert len(lines) == 1 + len(capabilities._STEPS) + 2
+    assert all(line.split("  ", 1)[1].split()[0] in ("yes", "no") for line in lines[1:])
+    assert server[database].list_collection_names() == ["jobs"]
+    assert [document["_id"] for document in server[database]["jobs"].find()] == [job.id]
+
+
+def test_doctor_names_missing_indexes_and_fails(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with axeq.Store(uri) as store:
+        axeq.Queue(store).enqueue(Probe())
+
+    code = cli.run(["doctor", uri])
+
+    assert code == 1
+    assert "NO   claim, due, label, retention, inspection: run `axeq indexes ensure`" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("needed", "code", "shown"), [(True, 1, "NO   jobs fly"), (False, 0, "no   jobs fly")])
+def test_doctor_fails_for_what_is_needed_alone(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, needed: bool, code: int, shown: str
+) -> None:
+    def refused(scratch: Any) -> bool:
+        raise OperationFailure("no such command")
+
+    with axeq.Store(uri) as store:
+        axeq.Queue(store).ensure_indexes()
+    monkeypatch.setattr(capabilities, "_STEPS", (("gravity", refused, "jobs fly", needed),))
+
+    assert cli.run(["doctor", uri]) == code
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("step", "method", "careless"),
+    [
+        ("find-and-modify has one winner", "find_one_and_update", lambda self, query, update: {"_id": query["_id"]}),
+        ("documents beyond 16 MiB are refused", "update_one", lambda self, query, update: None),
+        ("majority write concern", "find_one", lambda self, query: None),
+    ],
+)
+def test_a_server_that_only_pretends_is_found_out(
+    server: pymongo.MongoClient[dict[str, Any]],
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    method: str,
+    careless: Any,
+) -> None:
+    monkeypatch.setattr(capabilities, "_STEPS", tuple(each for each in capabilities._STEPS if each[0] == step))
+    monkeypatch.setattr(pymongo.collection.Collection, method, careless)
+
+    (_, finding) = examine(server, database, prefix="jobs")
+
+    assert (finding.what, finding.holds) == (step, False)
