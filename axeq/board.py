@@ -14,6 +14,7 @@ from axeq.lag import Lag
 __all__ = ["Board"]
 
 _MOST_KNOWN = 8000
+_LEFT_FOR_LONG = timedelta(seconds=3)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -63,11 +64,24 @@ class Board:
                 del sheet.entries[candidate.id]
 
     def _seen(self, candidate: Candidate, known: _Entry | None, horizon: datetime) -> _Entry:
-        """Puts down that a read up to `horizon` has found a candidate."""
+        """Puts down that a read up to `horizon` has found a candidate.
+
+        One that its pool has left for long is this one's from then on: that pool is dead, or has too much to do.
+        """
         entry = known or self._entry(candidate, horizon)
         entry.confirmed_at = horizon
+        entry.own = entry.own or horizon - entry.visible_at >= _LEFT_FOR_LONG
         self._sheets[candidate.name].add(entry)
         return entry
+
+    def rank_anew(self, now: datetime) -> None:
+        """Asks the lag again whose the candidates are: other pools are live than before."""
+        for sheet in self._sheets.values():
+            for entry in list(sheet.entries.values()):
+                own, _ = self._lag.delay(entry.candidate)
+                if own and not entry.own:
+                    entry.own, entry.visible_at = True, min(entry.visible_at, now)
+                    sheet.add(entry)
 
     def offer(self, candidate: Candidate, now: datetime) -> None:
         """Adds one candidate that a change stream reports."""

@@ -116,6 +116,12 @@ class Crew:
         attempt.request_stop(Stop.LOST, reason)
         self._abandon_later(attempt)
 
+    def give_back_surplus(self) -> None:
+        """Gives back jobs that no worker here will come to soon, the last claimed first."""
+        for lane in self._lanes.values():
+            for _ in range(lane.surplus):
+                self._settle(lane.ready.pop(), Released("claimed ahead, and jobs became slower"))
+
     async def close(self, *, drain: float, hurry: asyncio.Event) -> None:
         """Gives back what has not started, lets handlers finish for `drain` seconds or until `hurry` is set,
         then stops and gives back the rest. A handler that will not stop is abandoned.

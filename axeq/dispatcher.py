@@ -27,6 +27,8 @@ _LONGEST_REST = 5.0
 _REREAD_AFTER, _FRESH_FOR = 0.8, 1.0
 """Order is exact to `_FRESH_FOR`: a board older than that is not claimed from."""
 _CONFIRM_AFTER = 0.05
+_CLAIM_PATIENCE = 2.0
+"""Seconds: an unanswered claim holds the pool up until then."""
 _UNHEALTHY_REST = 1.0
 
 
@@ -178,7 +180,7 @@ class Dispatcher:
         self._counts["raced"] += lost
 
     async def _claimed(self, candidates: Sequence[Candidate]) -> list[Record]:
-        clock, patience = self._store.clock, self._store.place.timeout
+        clock, patience = self._store.clock, min(self._store.place.timeout, _CLAIM_PATIENCE)
         if len(candidates) == 1:
             rule = claim_one(candidates[0], clock, worker=self._worker, lease=self._lease, patience=patience)
         else:

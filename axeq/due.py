@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from axeq.clock import Clock
 from axeq.record import Document
 from axeq.wire import JOBS, Find, Op
 
@@ -62,8 +61,10 @@ def understood(candidates: Iterable[Candidate], versions: Mapping[str, int]) -> 
     return [candidate for candidate in candidates if candidate.version <= versions[candidate.name]]
 
 
-def next_due(queue: str, names: Sequence[str], clock: Clock) -> Op[datetime | None]:
-    """Returns when the next job of these tasks falls due, None where none waits. Served by the due index."""
-    query = {"queue": queue, "name": {"$in": list(names)}, "available_at": {"$gt": clock.earliest()}}
+def next_due(queue: str, names: Sequence[str], since: datetime) -> Op[datetime | None]:
+    """Returns when the next job of these tasks falls due after `since`, None where none waits. Served by the due
+    index.
+    """
+    query = {"queue": queue, "name": {"$in": list(names)}, "available_at": {"$gt": since}}
     found = yield Find(JOBS, query, {"_id": 0, "available_at": 1}, sort=[("available_at", 1)], limit=1)
     return found[0]["available_at"] if found else None

@@ -138,8 +138,9 @@ class Executor:
         return self._ended(attempt, value, ended_by, clock)
 
     async def close(self) -> None:
-        """Ends the processes."""
+        """Ends the processes, and the threads that are idle."""
         await self._processes.close()
+        self._threads.close()
 
     def _interrupt(self, attempt: Attempt) -> Callable[[], None] | None:
         if attempt.task.executor == "thread":

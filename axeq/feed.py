@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from axeq.backlog import Backlog
 from axeq.board import Board
 from axeq.due import Candidate, due_page, next_due, understood
 from axeq.errors import StoreError
+from axeq.record import Document
 from axeq.states import State
 from axeq.store import Store
 
@@ -29,6 +31,7 @@ _SLOWEST_POLL = 1.0
 _POLL_WITH_STREAM = 10.0
 _STREAM_AWAIT = 10.0
 _LONGEST_PAUSE = 30.0
+_LONGEST_CLAIM = 0.05
 _LOOK_AGAIN = 0.01
 """Where a job could be claimed already, but was not: another pool's, or one that must run alone."""
 
@@ -60,11 +63,13 @@ class Feed:
         self._wake = wake
         self._cancelled = cancelled
         self._idle = asyncio.Event()
+        self._acted = asyncio.Event()
         self._streaming = False
         self._poll = interval
         self._look_at = 0.0
         self._hints = 0
         self._next_due: datetime | None = None
+        self._seen_until: datetime | None = None
         self._expecting = False
         self._backlogs: dict[str, Backlog] = {}
         self._discover_at: dict[str, float] = {}
@@ -73,6 +78,7 @@ class Feed:
     async def look(self, *, wanted: int) -> None:
         """Reads what is due of every task that is not known to have a backlog."""
         self._forget_expected()
+        self._seen_until = self._store.clock.earliest()
         hints = self._hints
         names = [name for name in self._versions if name not in self._backlogs]
         if names:
@@ -172,13 +178,15 @@ class Feed:
         """Asks when the next job falls due, where that is not known, so that `pause` ends by then."""
         if not self._expecting:
             self._expecting = True  # before the reply: what a stream announces meanwhile is weighed against it
-            moment = await self._store.arun(next_due(self._queue, list(self._versions), self._store.clock))
+            since = self._seen_until or self._store.clock.earliest()
+            moment = await self._store.arun(next_due(self._queue, list(self._versions), since))
             if moment is not None:
                 self._due_at(moment)
 
     def pause(self) -> float:
         """Returns how many seconds an idle pool may wait for a wake-up before it looks by itself."""
         self._idle.set()
+        self._acted.set()
         now = self._store.clock.earliest()
         loop_now = asyncio.get_running_loop().time()
         visible = self._board.next_visible(self._versions)
@@ -204,12 +212,30 @@ class Feed:
     def busy(self) -> None:
         """Notes that every worker has work: the stream may close."""
         self._idle.clear()
+        self._acted.set()
 
     async def run(self) -> None:
-        """Keeps a change stream open while the pool is idle, where the server has them; ends when cancelled."""
+        """Hears of new jobs until cancelled: of this process's own at once, of others' by a change stream, where the
+        server has them, while the pool is idle.
+        """
+        loop = asyncio.get_running_loop()
+
+        def heard(documents: Sequence[Document]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._stored_here, documents)
+
+        with self._store.listening(heard):
+            await self._follow()
+
+    def _stored_here(self, documents: Sequence[Document]) -> None:
+        for document in documents[:_SMALLEST_PAGE] if self._idle.is_set() else ():
+            if document["queue"] == self._queue and document["name"] in self._versions:
+                self._announced(Candidate.of(document))
+
+    async def _follow(self) -> None:
         if not (await self._store.acapabilities()).streams:
             _LOGGER.info("no change streams here: looking for jobs every %g s to %g s", self._interval, _SLOWEST_POLL)
-            return
+            await asyncio.Event().wait()
         pause = 0.1
         while True:
             await self._idle.wait()
@@ -232,6 +258,13 @@ class Feed:
                 change = await stream.try_next()
                 if change is not None:
                     self._heard(change)
+                    await self._let_claim()
+
+    async def _let_claim(self) -> None:
+        """Lets the claim of what was just announced go out before the stream is asked for more."""
+        if not self._acted.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._acted.wait(), _LONGEST_CLAIM)
 
     def _heard(self, change: Mapping[str, Any]) -> None:
         document = change.get("fullDocument")
@@ -251,6 +284,7 @@ class Feed:
             return
         if candidate.available_at <= self._store.clock.latest():
             self._board.offer(candidate, self._store.clock.earliest())
+            self._acted.clear()
             self._wake()
         else:
             self._due_at(candidate.available_at)

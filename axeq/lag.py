@@ -63,15 +63,19 @@ class RankedLag:
         self._took = 0.0
         self._wider = 1.0
 
-    def meet(self, pools: Mapping[str, Iterable[str]]) -> None:
-        """Learns which other pools are live: their ids, and the names of the tasks that each serves."""
+    def meet(self, pools: Mapping[str, Iterable[str]]) -> bool:
+        """Learns which other pools are live: their ids, and the names of the tasks that each serves. Returns whether
+        that is news.
+        """
         others: dict[str, list[int]] = {}
         for worker, names in pools.items():
             salt = _salt(worker)
             for name in names:
                 if salt != self._own:
                     others.setdefault(name, []).append(salt)
+        news = others != self._others
         self._others = others
+        return news
 
     @property
     def step(self) -> float:

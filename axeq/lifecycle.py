@@ -43,7 +43,7 @@ def claim_many(ids: Sequence[Any], clock: Clock, *, worker: str, lease: float, p
     """Claims those of `ids` that are due and have never lost a lease, under one fresh token, and returns them
     as claimed.
 
-    `lease` is in seconds. `patience` is the command's own deadline in seconds: for so long after an unanswered
+    `lease` is in seconds. `patience` is the claim's own deadline in seconds: for so long after an unanswered
     claim the server may still be carrying it out.
     """
     token = ObjectId()
@@ -51,7 +51,7 @@ def claim_many(ids: Sequence[Any], clock: Clock, *, worker: str, lease: float, p
     claimed = _claimed(token, worker, clock, lease, attempts=1)
     sent = clock.monotonic()
     try:
-        result = yield Call(JOBS, "update_many", (query, claimed))
+        result = yield Call(JOBS, "update_many", (query, claimed), timeout=patience)
     except StoreUnavailable as error:
         if not error.sent:
             raise
@@ -77,7 +77,7 @@ def claim_one(candidate: Candidate, clock: Clock, *, worker: str, lease: float, 
     claimed = _claimed(token, worker, clock, lease, attempts=0 if candidate.lost else 1)
     sent = clock.monotonic()
     try:
-        document = yield Call(JOBS, "find_one_and_update", (query, claimed), {"return_document": True})
+        document = yield Call(JOBS, "find_one_and_update", (query, claimed), {"return_document": True}, patience)
     except StoreUnavailable as error:
         if not error.sent:
             raise

@@ -218,7 +218,7 @@ class _Shift:
         self._lag: RankedLag | RandomLag = (
             RankedLag(pool.worker, pool._max_lag) if pool._lag == "ranked" else RandomLag(pool._max_lag)
         )
-        board = Board(self._lag, monotonic=self._store.clock.monotonic)
+        self._board = board = Board(self._lag, monotonic=self._store.clock.monotonic)
         self._feed = Feed(
             self._store,
             pool.queue,
@@ -253,7 +253,7 @@ class _Shift:
             self._every(_CONTROLS_EVERY, self._read_controls),
             self._every(workers.HEARTBEAT, self._announce),
             self._every(_UNKNOWN_EVERY, self._count_unknown, at_once=True),
-            self._every(self._pool._lease / 10, self._watch_leases),
+            self._every(self._pool._lease / 10, self._watch_held),
         ):
             task = self._loop.create_task(work)
             task.add_done_callback(self._noticed)
@@ -329,8 +329,9 @@ class _Shift:
         others = await self._store.arun(
             workers.announce(self._pool.worker, self._pool.queue, list(self._versions), self._store.clock)
         )
-        if isinstance(self._lag, RankedLag):
-            self._lag.meet(others)
+        if isinstance(self._lag, RankedLag) and self._lag.meet(others):
+            self._board.rank_anew(self._store.clock.earliest())
+            self._wake()
 
     async def _leave(self) -> None:
         try:
@@ -347,9 +348,10 @@ class _Shift:
             _LOGGER.warning("jobs of %r are due, and no task here understands them: left alone", name)
         self._pool.unknown = counts
 
-    async def _watch_leases(self) -> None:
+    async def _watch_held(self) -> None:
         for held in self._leases.lapsed():
             self._crew.lose(held, "no extension was acknowledged for a whole lease")
+        self._crew.give_back_surplus()
 
     async def _every(
         self, period: float, work: Callable[[], Coroutine[Any, Any, None]], *, at_once: bool = False

@@ -121,6 +121,7 @@ class Queue(_Face):
         clock = self.store.clock
         if session is None:
             document = self.store.run(rules.insert(draft, clock))
+            self.store.announce([document])
         else:
             (document,) = self.store.run(rules.insert_joined([draft], clock), session=session)
         return Job(document, self.store, binding)
@@ -152,6 +153,8 @@ class Queue(_Face):
             return []
         rule = rules.insert_many if session is None else rules.insert_joined
         documents = self.store.run(rule(drafts, self.store.clock), session=session)
+        if session is None:
+            self.store.announce(documents)
         return [Job(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
 
     def callback(
@@ -271,6 +274,7 @@ class AsyncQueue(_Face):
         clock = self.store.clock
         if session is None:
             document = await self.store.arun(rules.insert(draft, clock))
+            self.store.announce([document])
         else:
             (document,) = await self.store.arun(rules.insert_joined([draft], clock), session=session)
         return AsyncJob(document, self.store, binding)
@@ -301,6 +305,8 @@ class AsyncQueue(_Face):
             return []
         rule = rules.insert_many if session is None else rules.insert_joined
         documents = await self.store.arun(rule(drafts, self.store.clock), session=session)
+        if session is None:
+            self.store.announce(documents)
         return [AsyncJob(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
 
     def callback(

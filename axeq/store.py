@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from axeq.codec import Codec
 from axeq.duration import Duration, seconds
 from axeq.embedded import Embedded, open_embedded
 from axeq.errors import ConfigurationError, ServerUnsuitable, redact
+from axeq.record import Document
 from axeq.simulated import SimulatedWire
 from axeq.wire import AsyncWire, Op, Place, SyncWire
 
@@ -73,6 +74,7 @@ class Store:
         self.place = Place(name, collection, found.host, deadline, min(found.selection, deadline))
         self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
         self._lock = threading.Lock()
+        self._listeners: list[Callable[[Sequence[Document]], None]] = []
         self._sync_wire: SyncWire | None = None
         self._async_wires: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = WeakKeyDictionary()
         self._embedded: Embedded | None = None
@@ -155,6 +157,22 @@ class Store:
         """Opens a change stream on the jobs; see `AsyncWire.watch`."""
         async with (await self.async_wire()).watch(pipeline, max_await=max_await) as stream:
             yield stream
+
+    @contextmanager
+    def listening(self, heard: Callable[[Sequence[Document]], None]) -> Iterator[None]:
+        """Has `heard` called, from any thread, with the jobs that this store's own queues have just stored."""
+        self._listeners.append(heard)
+        try:
+            yield
+        finally:
+            self._listeners.remove(heard)
+
+    def announce(self, documents: Sequence[Document]) -> None:
+        """Tells pools of this process about jobs that have just been stored, so that they need not hear it from the
+        server.
+        """
+        for heard in tuple(self._listeners):
+            heard(documents)
 
     def capabilities(self) -> Capabilities:
         """Returns what the server can do, asked once."""

@@ -22,10 +22,18 @@ class Threads:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
         self._started = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends the idle threads now, and busy ones after their call. Nothing more may be called."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self._idle):
+                self._work.put(None)
 
     async def call(self, function: Callable[[], T]) -> T:
         """Calls `function` in a thread and returns what it returns, or raises what it raises.
@@ -63,13 +71,16 @@ class Threads:
     def _serve(self) -> None:
         while True:
             try:
-                function, answer = self._work.get(timeout=_IDLE_SECONDS)
+                work = self._work.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
                     if self._work.empty():
                         self._idle -= 1
                         return
                 continue
+            if work is None:
+                return
+            function, answer = work
             value, failure = None, None
             try:
                 value = function()
@@ -77,5 +88,8 @@ class Threads:
                 failure = error
             with self._lock:
                 self._idle += 1
+                closed = self._closed
             answer(value, failure)
-            del function, answer, value, failure
+            if closed:
+                return
+            del work, function, answer, value, failure

@@ -74,12 +74,16 @@ WORKERS = "workers"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One command: a collection's method, as pymongo names it, and its arguments."""
+    """One command: a collection's method, as pymongo names it, and its arguments.
+
+    `timeout` in seconds is its deadline, None the store's.
+    """
 
     collection: str
     method: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,7 @@ class SyncWire:
         if isinstance(command, Sleep):
             time.sleep(command.seconds)
             return None
-        with translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock, self._session), pymongo.timeout(_deadline(command, self._place)):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
                 return list(_cursor(collection, command, self._session))
@@ -317,12 +321,17 @@ class AsyncWire:
         if isinstance(command, Sleep):
             await asyncio.sleep(command.seconds)
             return None
-        with translated(self._place, self.clock, self._session), pymongo.timeout(self._place.timeout):
+        with translated(self._place, self.clock, self._session), pymongo.timeout(_deadline(command, self._place)):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
                 return await _cursor(collection, command, self._session).to_list(None)
             reply = await getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
             return await reply.to_list(None) if command.method == "list_indexes" else reply
+
+
+def _deadline(command: Call | Find, place: Place) -> float:
+    timeout = command.timeout if isinstance(command, Call) else None
+    return place.timeout if timeout is None else timeout
 
 
 def _cursor(collection: Any, command: Find, session: Any) -> Any:

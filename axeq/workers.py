@@ -10,10 +10,10 @@ from axeq.wire import WORKERS, Call, Find, Op
 
 __all__ = ["HEARTBEAT", "announce", "leave"]
 
-HEARTBEAT = 10.0
+HEARTBEAT = 5.0
 """Seconds between two words of a pool."""
 
-_LIVE_SECONDS = 3 * HEARTBEAT
+_LIVE_SECONDS = 2.5 * HEARTBEAT
 _FORGOTTEN_SECONDS = 3600.0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from axeq.board import Board
 from axeq.due import Candidate
-from axeq.lag import RandomLag
+from axeq.lag import RandomLag, RankedLag
 
 from .playing import NOW
 
@@ -289,3 +289,27 @@ def test_jobs_of_other_pools_are_left_while_there_may_be_own_ones(ticks: Ticks) 
         fill(board, candidate(1), horizon=horizon, more=True)
 
     assert taken(board, now=AFTER) == []
+
+
+def test_a_job_that_its_pool_has_left_for_seconds_is_taken_like_an_own_one(ticks: Ticks) -> None:
+    board = Board(Others(), monotonic=ticks)
+    fill(board, candidate(1), horizon=NOW, more=True)
+
+    fill(board, candidate(1), horizon=NOW + timedelta(seconds=5), more=True)
+
+    assert taken(board) == [1]
+
+
+def test_the_jobs_of_a_pool_that_has_ended_are_this_ones_at_once(ticks: Ticks) -> None:
+    lag = RankedLag("me", 0.1)
+    lag.meet({"other": ["a"]})
+    board = Board(lag, monotonic=ticks)
+    fill(board, *(candidate(number) for number in range(20)), more=True)
+    before = board.count_own("a")
+
+    news = lag.meet({})
+    board.rank_anew(NOW)
+
+    assert news
+    assert 0 < before < 20
+    assert len(taken(board)) == 20

@@ -132,7 +132,7 @@ def test_each_task_of_a_shared_page_is_held_to_its_own_version() -> None:
 def test_the_next_due_time_is_the_first_still_to_come(clock: ScriptedClock) -> None:
     later = NOW + 60 * SECOND
 
-    played = play(next_due("default", ["thumbnail"], clock), [[{"available_at": later}]])
+    played = play(next_due("default", ["thumbnail"], clock.earliest()), [[{"available_at": later}]])
 
     (read,) = played.asked
     assert isinstance(read, Find)
@@ -143,7 +143,7 @@ def test_the_next_due_time_is_the_first_still_to_come(clock: ScriptedClock) -> N
 
 
 def test_without_a_job_to_come_there_is_no_next_due_time(clock: ScriptedClock) -> None:
-    assert play(next_due("default", ["thumbnail"], clock), [[]]).result is None
+    assert play(next_due("default", ["thumbnail"], clock.earliest()), [[]]).result is None
 
 
 # Claiming
