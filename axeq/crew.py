@@ -14,7 +14,7 @@ from axeq.executor import Attempt, Executor, Stop
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.lifecycle import Held, Holding
-from axeq.outcome import Outcome, Released, judge
+from axeq.outcome import Flawed, Outcome, Released, decide, judge, sealed
 from axeq.record import Record
 from axeq.settlement import Settled, Settlement, settlement
 from axeq.settler import Settler
@@ -71,20 +71,30 @@ class Crew:
 
     def take_on(self, records: Iterable[Record], *, since: float) -> None:
         """Takes on jobs whose claim was sent at `since` (monotonic), and starts those that a worker is free for."""
-        records = list(records)
+        records = [record for record in records if self._is_ours(record)]
         self._leases.hold((Held(record.id, record.token) for record in records), since=since)
         now = self._store.clock.earliest()
         for record in records:
             lane = self._lanes[record.name]
             attempt = self._attempts[record.id] = Attempt(record, lane.task)
             self._counts["dequeue"] += 1
-            verdict = judge(record, lane.task.limits, now)
+            verdict: Outcome | None
+            try:
+                verdict = judge(record, lane.task.limits, now)
+            except Exception as error:  # noqa: BLE001 - the other jobs of the claim must not suffer for one
+                verdict = self._mishap(attempt, error)
             if verdict is None:
                 lane.ready.append(attempt)
             else:
                 self._settle(attempt, verdict)
         for name in {record.name for record in records}:
             self._pump(self._lanes[name])
+
+    def _is_ours(self, record: Record) -> bool:
+        if record.name in self._lanes:
+            return True
+        _LOGGER.error("job %s was renamed while it was claimed: its lease lapses", record.id)
+        return False
 
     def heard(self, holding: Holding) -> None:
         """Acts on what the lease thread learned."""
@@ -162,8 +172,12 @@ class Crew:
             task.add_done_callback(self._tasks.pop)
 
     async def _work(self, lane: Lane, attempt: Attempt) -> None:
-        attempt.timers.append(asyncio.get_running_loop().call_later(attempt.timeout, self._overran, attempt))
-        outcome = await self._executor.execute(attempt)
+        outcome: Outcome | None
+        try:
+            attempt.timers.append(asyncio.get_running_loop().call_later(attempt.timeout, self._overran, attempt))
+            outcome = await self._executor.execute(attempt)
+        except Exception as error:  # noqa: BLE001 - a worker that died unheard would hold its job for ever
+            outcome = self._mishap(attempt, error)
         for timer in attempt.timers:
             timer.cancel()
         if attempt.abandoned:
@@ -179,6 +193,13 @@ class Crew:
         self._pump(lane)
         if lane.wanted:
             self._wake()
+
+    def _mishap(self, attempt: Attempt, error: Exception) -> Outcome:
+        """Returns what becomes of a job that failed outside of its handler."""
+        record, codec = attempt.record, self._store.codec
+        _LOGGER.error("job %s (%s) could not be run: %s, see its error", record.id, record.name, type(error).__name__)
+        outcome = decide(error, record, attempt.task.limits)
+        return outcome if codec is None else sealed(outcome, codec)
 
     def _overran(self, attempt: Attempt) -> None:
         attempt.request_stop(Stop.TIMEOUT)
@@ -203,18 +224,25 @@ class Crew:
         self._wake()
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
-        clock = self._store.clock
-        attempt.ended_at = attempt.ended_at or clock.earliest()
-        entry = settlement(
+        attempt.ended_at = attempt.ended_at or self._store.clock.earliest()
+        try:
+            entry = self._entry(attempt, outcome)
+        except Exception as error:  # noqa: BLE001 - to run it again would end in the same way
+            kind = type(error).__name__
+            _LOGGER.error("the outcome of job %s cannot be written (%s): cancelled", attempt.record.id, kind)
+            entry = self._entry(attempt, Flawed(f"its outcome cannot be written: {kind}"))
+        self._lanes[attempt.record.name].settling()
+        self._settler.add(entry)
+
+    def _entry(self, attempt: Attempt, outcome: Outcome) -> Settlement:
+        return settlement(
             attempt.record,
             outcome,
             attempt.task.limits,
-            clock,
+            self._store.clock,
             started_at=attempt.started_at,
             ended_at=attempt.ended_at if attempt.started_at is not None else None,
         )
-        self._lanes[attempt.record.name].settling()
-        self._settler.add(entry)
 
     def _settled(self, batch: Sequence[Settlement], settled: Settled | None) -> None:
         self._leases.drop(entry.id for entry in batch)
@@ -224,6 +252,9 @@ class Crew:
                 self._lanes[attempt.record.name].settled()
             if settled is not None and entry.id in settled.lost:
                 self._log_lost(entry.id, f"too late to {entry.verb} it: another worker has it, or it is gone")
+            elif settled is not None and entry.id in settled.refused:
+                reason = settled.refused[entry.id]
+                _LOGGER.error("cannot %s job %s, its lease lapses: %s", entry.verb, entry.id, reason)
             elif settled is not None:
                 self._counts["cancel" if entry.id in settled.cancelled else entry.verb] += 1
         self._wake()

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from axeq.board import Board
 from axeq.crew import Crew
-from axeq.due import Candidate
-from axeq.errors import StoreError
+from axeq.due import Candidate, cancel_flawed
+from axeq.errors import AccessDenied, StoreError, StoreUnavailable
 from axeq.feed import Feed
 from axeq.lag import Lag
 from axeq.lane import Lane
@@ -65,6 +66,7 @@ class Dispatcher:
         self._lease = lease
         self._woken = asyncio.Event()
         self._ending = False
+        self._left_alone: set[Any] = set()
         self.paused: frozenset[str | None] = frozenset()
 
     def wake(self) -> None:
@@ -146,7 +148,7 @@ class Dispatcher:
         claimed = await self._claim_lost(lane)
         name = lane.task.name
         now = self._store.clock.earliest()
-        candidates = self._board.take(name, lane.wanted, now, idle=lane.free, apart=self._crew.ids)
+        candidates = self._board.take(name, lane.wanted, now, idle=lane.free, apart=self._apart)
         if not candidates:
             return claimed
         sent = time.monotonic()
@@ -164,7 +166,7 @@ class Dispatcher:
                 lane.task.name,
                 self._store.clock.earliest(),
                 most_lost=1 if self._crew.watches_suspect else None,
-                apart=self._crew.ids,
+                apart=self._apart,
             )
             if candidate is None:
                 break
@@ -179,7 +181,37 @@ class Dispatcher:
         self._counts["attempted"] += attempted
         self._counts["raced"] += lost
 
+    @property
+    def _apart(self) -> Collection[Any]:
+        """The jobs that must not be claimed here."""
+        return self._left_alone.union(self._crew.ids) if self._left_alone else self._crew.ids
+
     async def _claimed(self, candidates: Sequence[Candidate]) -> list[Record]:
+        """Claims candidates together; where the server refuses that, one by one, for the sake of the others."""
+        try:
+            return await self._claimed_together(candidates)
+        except (AccessDenied, StoreUnavailable):
+            raise
+        except StoreError as error:
+            if len(candidates) == 1:
+                await self._refused(candidates[0], error)
+                return []
+        records: list[Record] = []
+        for candidate in candidates:
+            try:
+                records += await self._claimed([candidate])
+            except StoreError as error:
+                _LOGGER.warning("the rest of a refused claim is left for later: %s", error)
+                break
+        return records
+
+    async def _refused(self, candidate: Candidate, error: StoreError) -> None:
+        """Ends a job that can never be claimed, or leaves it alone from now on."""
+        if not await self._store.arun(cancel_flawed([candidate.id], self._store.clock.earliest())):
+            self._left_alone.add(candidate.id)
+            _LOGGER.error("job %s (%s) is left alone, its claim is refused: %s", candidate.id, candidate.name, error)
+
+    async def _claimed_together(self, candidates: Sequence[Candidate]) -> list[Record]:
         clock, patience = self._store.clock, min(self._store.place.timeout, _CLAIM_PATIENCE)
         if len(candidates) == 1:
             rule = claim_one(candidates[0], clock, worker=self._worker, lease=self._lease, patience=patience)

@@ -1,17 +1,26 @@
-"""Which jobs are due: the board's reads, and when the next one falls due."""
+"""Which jobs are due: the board's reads, the end of those that no pool can claim, and when the next one falls due."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
-from axeq.record import Document
-from axeq.wire import JOBS, Find, Op
+from bson.objectid import ObjectId
 
-__all__ = ["Candidate", "due_page", "next_due", "understood"]
+from axeq.errors import AccessDenied, StoreError, StoreUnavailable
+from axeq.outcome import Limits, end_flawed
+from axeq.record import Document, flaw
+from axeq.states import FINAL
+from axeq.wire import JOBS, Call, Find, Op
 
+__all__ = ["Candidate", "cancel_flawed", "due_page", "next_due", "understood"]
+
+_LOGGER = logging.getLogger("axeq.due")
 _BOARD = {"_id": 1, "name": 1, "priority": 1, "available_at": 1, "version": 1, "lost": 1}
 
 
@@ -28,15 +37,37 @@ class Candidate:
 
     @classmethod
     def of(cls, document: Document) -> Candidate:
-        """Returns the candidate that a board read brought."""
-        return cls(
+        """Returns the candidate that a board read brought; where nobody could work with it, one that no version
+        understands.
+        """
+        found = cls(
             document["_id"],
             document["name"],
             document.get("priority", 0),
             document["available_at"],
             document.get("version", 1),
-            document.get("lost", 0),
+            document.get("lost", -1),  # a claim takes none that has no such field
         )
+        usual = (
+            type(found.id) in _USUAL_IDS
+            and type(found.name) is str
+            and type(found.priority) is int
+            and type(found.available_at) is datetime
+            and type(found.version) is int
+            and type(found.lost) is int
+            and found.lost >= 0
+        )
+        return found if usual or flaw({**document, "created_at": _EPOCH}) is None else _NOBODYS
+
+    @property
+    def flawed(self) -> bool:
+        """Whether its fields are of types that nobody can work with."""
+        return self is _NOBODYS
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NOBODYS = Candidate(None, "", 0, _EPOCH, sys.maxsize, 0)
+_USUAL_IDS = frozenset((ObjectId, str, int, UUID))
 
 
 def due_page(queue: str, versions: Mapping[str, int], now: datetime, *, limit: int) -> Op[list[Candidate]]:
@@ -52,13 +83,56 @@ def due_page(queue: str, versions: Mapping[str, int], now: datetime, *, limit: i
         "available_at": {"$lte": now},
         "version": {"$lte": max(versions.values())},
     }
-    found = yield Find(JOBS, query, _BOARD, sort=[("priority", 1), ("available_at", 1)], limit=limit)
-    return [Candidate.of(document) for document in found]
+    return (yield from read(Find(JOBS, query, _BOARD, sort=[("priority", 1), ("available_at", 1)], limit=limit), now))
+
+
+def read(find: Find, now: datetime) -> Op[list[Candidate]]:
+    """Returns the candidates that a read of due jobs brings, once it brings none with a flaw: those are cancelled."""
+    while True:
+        found = yield find
+        candidates = [Candidate.of(document) for document in found]
+        sound = [candidate for candidate in candidates if not candidate.flawed]
+        if len(sound) == len(found):
+            return sound
+        flawed = [document["_id"] for document, candidate in zip(found, candidates, strict=True) if candidate.flawed]
+        if not (yield from cancel_flawed(flawed, now)):
+            return sound
+
+
+def cancel_flawed(ids: Sequence[Any], now: datetime) -> Op[int]:
+    """Ends those of `ids` whose documents have a flaw, for no claim could take them or they would spoil one, and
+    returns how many.
+
+    Each as it was read and while it is live, so that nobody's claim is broken into.
+    """
+    ended = 0
+    for document in (yield Find(JOBS, {"_id": {"$in": list(ids)}})):
+        reason = flaw(document)
+        if reason is None or "available_at" not in document:
+            continue
+        update = end_flawed(document, reason, now, retention=Limits().cancelled_retention, worker=None)
+        try:
+            ended += (yield Call(JOBS, "update_one", (_as_read(document), update))).matched_count
+        except (AccessDenied, StoreUnavailable):
+            raise
+        except StoreError as error:
+            _LOGGER.error("job %s can neither be claimed nor cancelled: %s: %s", document["_id"], reason, error)
+        else:
+            _LOGGER.error("job %s is cancelled as invalid: %s", document["_id"], reason)
+    return ended
+
+
+def _as_read(document: Document) -> Document:
+    return {
+        "_id": {"$eq": document["_id"]},
+        "available_at": {"$eq": document["available_at"]},
+        "state": {"$nin": sorted(FINAL)},
+    }
 
 
 def understood(candidates: Iterable[Candidate], versions: Mapping[str, int]) -> list[Candidate]:
     """Returns the candidates whose version is no newer than their task's."""
-    return [candidate for candidate in candidates if candidate.version <= versions[candidate.name]]
+    return [candidate for candidate in candidates if candidate.version <= versions.get(candidate.name, 0)]
 
 
 def next_due(queue: str, names: Sequence[str], since: datetime) -> Op[datetime | None]:
@@ -67,4 +141,5 @@ def next_due(queue: str, names: Sequence[str], since: datetime) -> Op[datetime |
     """
     query = {"queue": queue, "name": {"$in": list(names)}, "available_at": {"$gt": since}}
     found = yield Find(JOBS, query, {"_id": 0, "available_at": 1}, sort=[("available_at", 1)], limit=1)
-    return found[0]["available_at"] if found else None
+    moment = found[0]["available_at"] if found else None
+    return moment if isinstance(moment, datetime) else None

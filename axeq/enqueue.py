@@ -81,18 +81,13 @@ def insert(draft: Draft, clock: Clock) -> Op[Document]:
     deadline = clock.monotonic() + PATIENCE
     for pause in _pauses():
         try:
-            yield Call(JOBS, "insert_one", (document,))
-        except DuplicateKey as error:
-            stored = yield from _stored_or_taken(document)
-            if stored is not None:
-                return stored
-            if unanswered:  # it may have been stored, and have come and gone since
-                raise EnqueueUnknown([document["_id"]], error) from None
-        except StoreUnavailable as error:
+            stored = yield from _inserted(document, unanswered)
+        except StoreUnavailable as error:  # of the insert, or of the look-up after one
             unanswered = unanswered or error.sent
             yield from _wait_or_give_up([document], clock, deadline, pause, error, unanswered)
         else:
-            return document
+            if stored is not None:
+                return stored
     raise AssertionError("pauses have no end")
 
 
@@ -156,6 +151,18 @@ def _wait_or_give_up(
     if unanswered:
         raise EnqueueUnknown([document["_id"] for document in documents], error) from None
     raise error
+
+
+def _inserted(document: Document, unanswered: bool) -> Op[Document | None]:
+    """Sends an insert once and returns what is stored under its id; None where what stood in its way has gone."""
+    try:
+        yield Call(JOBS, "insert_one", (document,))
+    except DuplicateKey as error:
+        stored = yield from _stored_or_taken(document)
+        if stored is None and unanswered:  # it may have been stored, and have come and gone since
+            raise EnqueueUnknown([document["_id"]], error) from None
+        return stored
+    return document
 
 
 def _stored_or_taken(document: Document) -> Op[Document | None]:

@@ -16,7 +16,7 @@ from bson.objectid import ObjectId
 
 from axeq.clock import Clock
 from axeq.due import Candidate
-from axeq.errors import StoreUnavailable
+from axeq.errors import AccessDenied, StoreError, StoreUnavailable
 from axeq.record import Document, Record
 from axeq.states import TRANSITIONS, State
 from axeq.wire import JOBS, Call, Find, Op, Sleep
@@ -55,6 +55,14 @@ def claim_many(ids: Sequence[Any], clock: Clock, *, worker: str, lease: float, p
     except StoreUnavailable as error:
         if not error.sent:
             raise
+    except AccessDenied:
+        raise
+    except StoreError:
+        # It went as far as a document that cannot be claimed, such as one whose attempts are text.
+        claimed_before = yield from _recovered(ids, token, clock, lease, until=sent)
+        if not claimed_before:
+            raise
+        return claimed_before
     else:
         if not result.matched_count:
             return []
@@ -174,17 +182,23 @@ def _reasons(documents: Iterable[Document]) -> dict[Held, str]:
 
 def cancel_reason(document: Document) -> str:
     """Returns the reason of the cancel that was asked for, empty without one."""
-    return str((document.get("cancel") or {}).get("reason") or "")
+    return str(_part(document, "cancel").get("reason") or "")
 
 
 def owns(document: Document | None, token: Any) -> bool:
     """Returns whether `document` shows the claim of `token` to hold."""
-    return document is not None and document["state"] == _DEQUEUED and token_of(document) == token
+    return document is not None and document.get("state") == _DEQUEUED and token_of(document) == token
 
 
 def token_of(document: Document) -> Any:
     """Returns the token of the last claim, None before the first."""
-    return (document.get("claim") or {}).get("token")
+    return _part(document, "claim").get("token")
+
+
+def _part(document: Document, field: str) -> Mapping[str, Any]:
+    """Returns an object within a document, an empty one where a hand at the database has put something else."""
+    found = document.get(field)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _lease_end(clock: Clock, lease: float) -> datetime:

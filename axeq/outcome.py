@@ -11,19 +11,21 @@ from axeq.backoff import Backoff
 from axeq.codec import Codec
 from axeq.duration import aware, seconds
 from axeq.errors import Cancel, ConfigurationError, ResultInvalid, Retry, Snooze
-from axeq.record import Document, Record, failure, sealed_failure
-from axeq.states import Cause
+from axeq.record import Document, Record, event, failure, flaw, sealed_failure, usual
+from axeq.states import Cause, State
 
 __all__ = [
     "Cancelled",
     "Completed",
     "Failed",
+    "Flawed",
     "Limits",
     "Outcome",
     "Released",
     "Reported",
     "Snoozed",
     "decide",
+    "end_flawed",
     "judge",
     "sealed",
 ]
@@ -81,7 +83,14 @@ class Released:
     reason: str = ""
 
 
-Outcome = Completed | Failed | Cancelled | Snoozed | Released
+@dataclass(frozen=True, slots=True)
+class Flawed:
+    """Ended as invalid, because its own document has a flaw that no rule can work with."""
+
+    reason: str
+
+
+Outcome = Completed | Failed | Cancelled | Snoozed | Released | Flawed
 
 
 class Reported(Exception):
@@ -92,12 +101,14 @@ class Reported(Exception):
         self.document = document
 
 
-def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | None:
+def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | Flawed | None:
     """Returns how a job just claimed ends without running, or None where it runs.
 
     `record` is as the claim left it, so `lost` counts this claim too; `now` is the lower bound of the server's
     time.
     """
+    if not usual(record.document) and (found := flaw(record.document)) is not None:
+        return Flawed(found)
     if record.cancel_requested:
         return Cancelled(Cause.REQUESTED, record.cancel_reason or "")
     if limits.max_lost is not None and record.lost - 1 > limits.max_lost:
@@ -117,9 +128,9 @@ def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | None:
 def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
     """Returns what an exception that ended an attempt makes of the job."""
     if isinstance(error, Cancel):
-        return Cancelled(Cause.HANDLER, str(error.reason))
+        return Cancelled(Cause.HANDLER, _text(error.reason))
     if isinstance(error, ResultInvalid):
-        return Cancelled(Cause.RESULT, str(error), failure(type(error).__name__, str(error)))
+        return Cancelled(Cause.RESULT, _text(error), failure(type(error).__name__, _text(error)))
     try:
         if isinstance(error, Snooze):
             return _snoozed(error)
@@ -150,16 +161,41 @@ def describe(error: BaseException) -> Document:
     if isinstance(error, Reported):
         return error.document
     if isinstance(error, Retry):
-        return failure("Retry", str(error.reason))
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a __str__ may raise anything; the failure itself must still be kept
-        message = f"<{type(error).__name__} whose text raised {type(broken).__name__}>"
+        return failure("Retry", _text(error.reason))
     try:
         trace = "".join(traceback.format_exception(error))
-    except Exception as broken:  # noqa: BLE001 - as above
+    except BaseException as broken:  # noqa: BLE001 - as in _text
         trace = f"<traceback raised {type(broken).__name__}>"
-    return failure(type(error).__name__, message, trace)
+    return failure(type(error).__name__, _text(error), trace)
+
+
+def end_flawed(document: Document, reason: str, now: datetime, *, retention: float, worker: str | None) -> Document:
+    """Returns the update that ends a job whose document has a flaw, and keeps that for whoever looks into it.
+
+    It relies on nothing in the document: what would be pushed or counted up is set. `retention` is in seconds.
+    """
+    attempts = document.get("attempts")
+    attempt = attempts if type(attempts) is int else 0
+    return {
+        "$set": {
+            "state": State.CANCELLED.value,
+            "cause": Cause.INVALID.value,
+            "attempts": attempt,
+            "lost": 0,
+            "finished_at": now,
+            "expire_at": now + timedelta(seconds=retention),
+            "error": failure("InvalidRecord", reason),
+            "events": [event("cancel", now, attempt=attempt, worker=worker, reason=reason)],
+        },
+        "$unset": {"available_at": "", "cancel": ""},
+    }
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException as broken:  # noqa: BLE001 - a __str__ may raise anything, SystemExit too; the job must still end
+        return f"<{type(value).__name__} whose text raised {type(broken).__name__}>"
 
 
 def _kept(record: Record) -> Document | None:

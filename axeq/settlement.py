@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from axeq.clock import Clock, milliseconds
 from axeq.enqueue import PATIENCE
-from axeq.errors import StoreUnavailable
+from axeq.errors import AccessDenied, StoreError, StoreUnavailable
 from axeq.lifecycle import FENCE, cancel_reason, owns, token_of
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed, due
+from axeq.outcome import Cancelled, Completed, Failed, Flawed, Limits, Outcome, Released, Snoozed, due, end_flawed
 from axeq.record import EVENTS_KEPT, Document, Record, event
 from axeq.states import TRANSITIONS, Cause, State
 from axeq.wire import JOBS, Call, Find, Merge, Op, Sleep, Update
@@ -64,16 +64,23 @@ class Settlement:
         return (
             document is not None
             and token_of(document) == self.token
-            and document["state"] == TRANSITIONS[self.verb].target.value
+            and document.get("state") == TRANSITIONS[self.verb].target.value
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of a batch: ids whose lease was lost, and ids that ended cancelled because somebody had asked."""
+    """What became of a batch: ids whose lease was lost, ids that ended cancelled because somebody had asked, and
+    why the server refused others.
+    """
 
     lost: frozenset[Any] = frozenset()
     cancelled: frozenset[Any] = frozenset()
+    refused: Mapping[Any, str] = field(default_factory=dict)
+
+    def with_those_of(self, other: Settled) -> Settled:
+        """Returns what became of two batches."""
+        return Settled(self.lost | other.lost, self.cancelled | other.cancelled, {**self.refused, **other.refused})
 
 
 def settlement(
@@ -92,7 +99,7 @@ def settlement(
     instead = alike = None
     if isinstance(outcome, Completed) and outcome.result is None:
         alike = (record.token, started_at, ended_at, update["$set"]["expire_at"])
-    elif not isinstance(outcome, Completed | Cancelled):
+    elif not isinstance(outcome, Completed | Cancelled | Flawed):
         instead = partial(_cancel_asked, record, limits, clock, stamped)
     return Settlement(record.id, record.token, _VERBS[type(outcome)], update, instead, alike)
 
@@ -101,11 +108,23 @@ def settle(batch: Sequence[Settlement], clock: Clock) -> Op[Settled]:
     """Writes a batch of outcomes, each under its fence, and tells which leases were lost.
 
     An unanswered write is sent again for `PATIENCE` seconds, then `StoreUnavailable` is raised and the leases
-    lapse.
+    lapse. A refused batch is halved until what cannot be written stands alone.
     """
-    missing = yield from _written(batch, clock)
-    if not missing:
-        return Settled()
+    try:
+        missing = yield from _written(batch, clock)
+    except (AccessDenied, StoreUnavailable):
+        raise
+    except StoreError as error:
+        if len(batch) == 1:
+            return Settled(refused={batch[0].id: str(error)})
+        middle = len(batch) // 2
+        first = yield from settle(batch[:middle], clock)
+        return first.with_those_of((yield from settle(batch[middle:], clock)))
+    return (yield from _accounted(missing, clock)) if missing else Settled()
+
+
+def _accounted(missing: Sequence[Settlement], clock: Clock) -> Op[Settled]:
+    """Finds out what became of a batch of which not every write matched."""
     documents = yield from _patiently(Find(JOBS, {"_id": {"$in": [entry.id for entry in missing]}}, FENCE), clock)
     found = {document["_id"]: document for document in documents}
     flagged = [
@@ -115,9 +134,11 @@ def settle(batch: Sequence[Settlement], clock: Clock) -> Op[Settled]:
     ]
     flagged_ids = frozenset(entry.id for entry in flagged)
     lost = {entry.id for entry in missing if entry.id not in flagged_ids and not entry.shown_by(found.get(entry.id))}
-    if flagged:
-        lost |= (yield from settle(flagged, clock)).lost
-    return Settled(frozenset(lost), flagged_ids - lost)
+    if not flagged:
+        return Settled(frozenset(lost))
+    ended = yield from settle(flagged, clock)
+    gone = ended.lost | ended.refused.keys()
+    return Settled(ended.lost | lost, flagged_ids - gone, ended.refused)
 
 
 def _written(batch: Sequence[Settlement], clock: Clock) -> Op[Sequence[Settlement]]:
@@ -244,12 +265,18 @@ def _release(record: Record, outcome: Released, limits: Limits, clock: Clock, st
     }
 
 
+def _end_flawed(record: Record, outcome: Flawed, limits: Limits, clock: Clock, stamped: Document) -> Document:
+    kept, now = limits.cancelled_retention, clock.earliest()
+    return end_flawed(record.document, outcome.reason, now, retention=kept, worker=record.worker)
+
+
 _UPDATES: Mapping[type, Any] = {
     Completed: _complete,
     Failed: _fail,
     Cancelled: _cancel,
     Snoozed: _snooze,
     Released: _release,
+    Flawed: _end_flawed,
 }
 _VERBS: Mapping[type, str] = {
     Completed: "complete",
@@ -257,6 +284,7 @@ _VERBS: Mapping[type, str] = {
     Cancelled: "cancel",
     Snoozed: "snooze",
     Released: "release",
+    Flawed: "cancel",
 }
 
 

@@ -444,7 +444,7 @@ def translated(place: Place, clock: Clock, session: Any = None) -> Iterator[None
             raise
         raise failure from error
     except (driver.DocumentTooLarge, BSONError, UnicodeEncodeError, OverflowError) as error:
-        raise PayloadInvalid(f"the server cannot store it: {error}") from None
+        raise PayloadInvalid(f"the server cannot store it: {type(error).__name__}") from None
     except driver.PyMongoError as error:
         if session is not None:
             raise

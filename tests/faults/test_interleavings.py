@@ -37,12 +37,6 @@ LARGE: dict[str, dict[str, Any]] = {
     "a cancel by hand and a fault": {"outcomes": ("complete", "fail"), "outside": ("cancel",), "faults": 1},
     "a retry by hand and a fault": {"outcomes": ("complete", "fail"), "outside": ("retry",), "faults": 1},
 }
-LOST_LOOKUP = pytest.mark.xfail(
-    strict=True,
-    raises=Broken,
-    reason="an enqueue whose reply is lost, and then its look-up too, says that nothing was stored",
-)
-LARGE_MARKED = [pytest.param(name, marks=LOST_LOOKUP if name == "an enqueue with two faults" else ()) for name in LARGE]
 FULL: dict[str, dict[str, Any]] = {
     "two faults, and jobs given back": {"outcomes": ("complete", "release"), "faults": 2},
     "a fault, and a retry after a lease that passes": {
@@ -69,7 +63,7 @@ def test_no_short_interleaving_breaks_a_promise(name: str) -> None:
     assert result.ended
 
 
-@pytest.mark.parametrize("name", LARGE_MARKED)
+@pytest.mark.parametrize("name", LARGE)
 def test_no_interleaving_breaks_a_promise(name: str) -> None:
     result = explored(name, LARGE[name])
 
