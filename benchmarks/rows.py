@@ -72,11 +72,11 @@ QUICK = Scale(
     batches=2,
     process=2500,
     process_result=600,
-    latency=40,
+    latency=36,
     backlog=2000,
-    large_backlog=20_000,
-    pools=1000,
-    herd=25,
+    large_backlog=15_000,
+    pools=800,
+    herd=20,
     idle=8.0,
     heartbeat=1.0,
     lead=0.8,
@@ -382,7 +382,7 @@ def idle(bench: Bench) -> Found:
 
 def imports(bench: Bench) -> Found:
     # `import pydantic` alone loads nothing of it: whoever defines a payload imports BaseModel.
-    pairs = [_imported("import axeq", "import pymongo; from pydantic import BaseModel") for _ in range(9)]
+    pairs = [_imported("import axeq", "import pymongo; from pydantic import BaseModel") for _ in range(bench.scale.pairs + 2)]
     return {"import_ratio": median(ours / theirs for ours, theirs in pairs)}
 
 
