@@ -9,7 +9,9 @@ store = axeq.Store("mongodb://localhost:27017/shop")
 axeq.Queue(store).enqueue(Thumbnail(image="a.jpg"))
 """
 
-from axeq.context import Context
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from axeq.errors import (
     AccessDenied,
     AlreadyRunning,
@@ -39,12 +41,15 @@ from axeq.errors import (
 from axeq.handle import AsyncJob, Job
 from axeq.manage import Cancellation
 from axeq.model import Model
-from axeq.pool import Pool
 from axeq.queue import AsyncQueue, Queue
 from axeq.record import Record
 from axeq.states import Cause, State
 from axeq.store import Store
-from axeq.task import Task
+
+if TYPE_CHECKING:
+    from axeq.context import Context
+    from axeq.pool import Pool
+    from axeq.task import Task
 
 __all__ = [
     "AccessDenied",
@@ -85,3 +90,16 @@ __all__ = [
     "TaskExists",
     "WaitTimeout",
 ]
+
+_OF_WORKERS = {"Context": "axeq.context", "Pool": "axeq.pool", "Task": "axeq.task"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what workers use when it is first asked for: a web process that enqueues does not pay for it."""
+    if name not in _OF_WORKERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(_OF_WORKERS[name]), name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

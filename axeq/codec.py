@@ -52,7 +52,7 @@ from bson.decimal128 import Decimal128, create_decimal128_context
 from bson.errors import BSONError
 from bson.int64 import Int64
 from bson.objectid import ObjectId
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel
 
 from axeq.errors import PayloadInvalid, PayloadSealed
 
@@ -253,7 +253,7 @@ class _Converter:
             raise _Refused(f"a Binary of subtype {SEALED}, which marks what a codec has sealed: use another subtype")
         return value
 
-    def secret(self, value: SecretStr | SecretBytes, depth: int) -> Any:
+    def secret(self, value: Any, depth: int) -> Any:
         if not self.secrets:
             raise _Refused(
                 "a secret would be stored in plain text: enqueue a reference to it, give the store a codec, or declare "
@@ -333,7 +333,6 @@ _BASES: tuple[tuple[tuple[type, ...], _Conversion], ...] = (
     ((timedelta,), _Converter.seconds),
     ((decimal.Decimal,), _Converter.decimal),
     ((bytes, bytearray, memoryview), _Converter.raw),
-    ((SecretStr, SecretBytes), _Converter.secret),
     ((re.Pattern,), _Converter.pattern),
     ((ZoneInfo,), _Converter.zone),
     (
@@ -364,9 +363,12 @@ def _by_base(value: Any) -> _Conversion:
     for bases, conversion in _BASES:
         if isinstance(value, bases):
             return conversion
-    # By module, for to import pydantic's URLs takes as long as a third of axeq, and few models have one.
-    if any(base.__module__ == "pydantic.networks" for base in type(value).__mro__):
+    # By module, for to import pydantic's URLs and secrets takes as long as a third of axeq, and few models have one.
+    modules = {base.__module__: base.__name__ for base in type(value).__mro__}
+    if "pydantic.networks" in modules:
         return _Converter.text
+    if modules.get("pydantic.types", "").startswith(("Secret", "_Secret")):
+        return _Converter.secret
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _Converter.dataclass
     raise _Refused(

@@ -23,9 +23,10 @@ Set Elections).
 """
 
 _KEPT_LONG_ENOUGH = 60.0
+_ENQUEUED = State.ENQUEUED.value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
     """A job to be. `id` is None for a new one; durations are in seconds."""
 
@@ -41,25 +42,27 @@ class Draft:
     deadline: datetime | None = None
     retention: float | None = None
 
-    def document(self, clock: Clock) -> Document:
-        """Returns the job as it is stored, due by the server's clock."""
-        now = clock.earliest()
+    def document(self, clock: Clock, now: datetime) -> Document:
+        """Returns the job as it is stored, due by the server's clock; `now` is that clock's lower bound."""
         document: Document = {
             "_id": ObjectId() if self.id is None else self.id,
             "name": self.name,
             "queue": self.queue,
             "version": self.version,
             "data": self.data,
-            "state": State.ENQUEUED.value,
+            "state": _ENQUEUED,
             "priority": self.priority,
             "created_at": now,
             "available_at": self._due(now, clock),
             "attempts": 0,
             "lost": 0,
         }
-        deadline = None if self.deadline is None else milliseconds(self.deadline)
-        optional = {"label": self.label, "deadline": deadline, "retention": self.retention}
-        document.update((key, value) for key, value in optional.items() if value is not None)
+        if self.label is not None:
+            document["label"] = self.label
+        if self.deadline is not None:
+            document["deadline"] = milliseconds(self.deadline)
+        if self.retention is not None:
+            document["retention"] = self.retention
         return document
 
     def _due(self, now: datetime, clock: Clock) -> datetime:
@@ -76,7 +79,7 @@ def insert(draft: Draft, clock: Clock) -> Op[Document]:
     An unanswered insert is sent again with the same id for `PATIENCE` seconds.
     Raises `LabelTaken`; `StoreUnavailable` where nothing can have been stored; `EnqueueUnknown` otherwise.
     """
-    document = draft.document(clock)
+    document = draft.document(clock, clock.earliest())
     unanswered = False
     deadline = clock.monotonic() + PATIENCE
     for pause in _pauses():
@@ -93,7 +96,8 @@ def insert(draft: Draft, clock: Clock) -> Op[Document]:
 
 def insert_many(drafts: Sequence[Draft], clock: Clock) -> Op[list[Document]]:
     """Stores jobs without labels in one command and returns their documents; retried as `insert` is."""
-    documents = [draft.document(clock) for draft in drafts]
+    now = clock.earliest()
+    documents = [draft.document(clock, now) for draft in drafts]
     unanswered = False
     deadline = clock.monotonic() + PATIENCE
     for pause in _pauses():
@@ -115,7 +119,8 @@ def insert_joined(drafts: Sequence[Draft], clock: Clock) -> Op[list[Document]]:
     A label is looked up first, for a duplicate key would abort the transaction; one taken in between is raised
     as such.
     """
-    documents = [draft.document(clock) for draft in drafts]
+    now = clock.earliest()
+    documents = [draft.document(clock, now) for draft in drafts]
     for document in documents:
         if "label" in document:
             yield from _refuse_taken(document)

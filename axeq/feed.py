@@ -24,7 +24,7 @@ __all__ = ["Feed"]
 
 _LOGGER = logging.getLogger("axeq.feed")
 _PAGES_AHEAD = 4
-_SMALLEST_PAGE, _LARGEST_PAGE = 100, 4000
+_SMALLEST_PAGE, _LARGEST_PAGE = 500, 4000
 _DISCOVER_EVERY, _DISCOVER_SHARE = 1.0, 50
 """Seconds between two looks for new priorities; more where a look is slow, so that it takes a fiftieth of the time."""
 _SLOWEST_POLL = 1.0

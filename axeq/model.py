@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, cast
 
 from bson.binary import Binary
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from axeq.codec import Codec, opened, plain, seal, size
@@ -91,6 +91,8 @@ class Binding(Generic[M, R]):
         self.version = version
         self.result = result
         self._secrets = secrets
+        from pydantic import TypeAdapter  # with all of pydantic's types: who defines no model does not pay
+
         try:
             self._results: TypeAdapter[R] = TypeAdapter(result)
         except PydanticSchemaGenerationError as error:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
@@ -30,13 +30,15 @@ from axeq.clients import Clients, host_of
 from axeq.clock import Clock, LocalClock, ServerClock
 from axeq.codec import Codec
 from axeq.duration import Duration, seconds
-from axeq.embedded import Embedded, open_embedded
 from axeq.errors import ConfigurationError, ServerUnsuitable, redact
 from axeq.record import Document
-from axeq.simulated import SimulatedWire
 from axeq.wire import AsyncWire, Op, Place, SyncWire
 
 __all__ = ["Store"]
+
+if TYPE_CHECKING:
+    from axeq.embedded import Embedded
+    from axeq.simulated import SimulatedWire
 
 T = TypeVar("T")
 
@@ -81,7 +83,7 @@ class Store:
         self._embedded_path = found.embedded
         self._clients = Clients(found.arguments, given=found.client) if found.arguments else None
         self._capabilities = None if found.mock is None else _SIMULATED
-        self._simulated = None if found.mock is None else SimulatedWire(found.mock[name], self.place, self.clock)
+        self._simulated = None if found.mock is None else _simulated(found.mock[name], self.place, self.clock)
 
     @property
     def simulated(self) -> bool:
@@ -237,6 +239,8 @@ class Store:
         with self._lock:
             if self._clients is None:
                 assert self._embedded_path is not None
+                from axeq.embedded import open_embedded  # only who uses it pays for the import
+
                 self._embedded = open_embedded(self._embedded_path)
                 arguments = {"host": self._embedded.uri}
                 self.place = replace(self.place, host=host_of(arguments))
@@ -252,6 +256,12 @@ class Store:
     def _refuse_session(self, session: Any) -> None:
         if session is not None:
             raise ServerUnsuitable("mongomock has no transactions: leave session= out, or use a replica set")
+
+
+def _simulated(database: Any, place: Place, clock: Clock) -> SimulatedWire:
+    from axeq.simulated import SimulatedWire  # only who uses it pays for the import
+
+    return SimulatedWire(database, place, clock)
 
 
 def _create_collection(client: MongoClient[Any], place: Place) -> None:

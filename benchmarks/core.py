@@ -76,7 +76,7 @@ def main() -> None:
         _say(name)
         found, failed = _measured(Bench(uri, QUICK if given.quick else FULL, _say), given.only or list(ROWS))
     _print_table(found, to_stderr=given.json)
-    scale = " (quick: fewer jobs, and pools hear of each other each second instead of each ten)" if given.quick else ""
+    scale = " (quick: fewer jobs, and pools hear of each other each second instead of each five)" if given.quick else ""
     _say(f"{time.monotonic() - began:.0f} s{scale}")
     if given.json:
         print(json.dumps({key: round(value, 4) for key, value in found.items()}))

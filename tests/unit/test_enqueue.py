@@ -35,7 +35,7 @@ def inserted(commands: list[Command]) -> list[Any]:
 
 
 def test_a_new_job_is_due_at_once_and_has_no_field_that_says_nothing(clock: ScriptedClock) -> None:
-    document = draft().document(clock)
+    document = draft().document(clock, clock.earliest())
 
     assert isinstance(document.pop("_id"), ObjectId)
     assert document == {
@@ -53,20 +53,22 @@ def test_a_new_job_is_due_at_once_and_has_no_field_that_says_nothing(clock: Scri
 
 
 def test_a_delay_counts_from_the_upper_bound_of_server_time(clock: ScriptedClock) -> None:
-    assert draft(delay=5.0).document(clock)["available_at"] == NOW + DOUBT + 5 * SECOND
+    assert draft(delay=5.0).document(clock, clock.earliest())["available_at"] == NOW + DOUBT + 5 * SECOND
 
 
 def test_a_moment_to_run_at_is_kept_and_one_in_the_past_means_now(clock: ScriptedClock) -> None:
     later = datetime(2027, 1, 1, 8, 0, tzinfo=timezone(timedelta(hours=2)))
 
-    assert draft(run_at=later).document(clock)["available_at"] == datetime(2027, 1, 1, 6, 0, tzinfo=UTC)
-    assert draft(run_at=NOW - 60 * SECOND).document(clock)["available_at"] == NOW
+    assert draft(run_at=later).document(clock, clock.earliest())["available_at"] == datetime(
+        2027, 1, 1, 6, 0, tzinfo=UTC
+    )
+    assert draft(run_at=NOW - 60 * SECOND).document(clock, clock.earliest())["available_at"] == NOW
 
 
 def test_a_job_is_never_due_before_the_moment_that_was_asked_for(clock: ScriptedClock) -> None:
     later = NOW + timedelta(microseconds=60_000_900)
 
-    assert draft(run_at=later).document(clock)["available_at"] >= later
+    assert draft(run_at=later).document(clock, clock.earliest())["available_at"] >= later
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_job_is_never_due_before_the_moment_that_was_asked_for(clock: Scripted
 def test_the_job_that_enqueue_returns_has_its_times_as_they_are_stored(
     clock: ScriptedClock, fields: dict[str, Any]
 ) -> None:
-    record = Record(draft(**fields).document(clock))
+    record = Record(draft(**fields).document(clock, clock.earliest()))
 
     moments = [moment for moment in (record.available_at, record.deadline) if moment is not None]
     assert all(moment.microsecond % 1000 == 0 for moment in moments)

@@ -71,7 +71,7 @@ def test_a_live_state_is_written_with_a_due_time_and_a_final_one_without(verb: s
 
 
 def test_a_new_job_is_live_and_has_a_due_time() -> None:
-    document = Draft(name="n", version=1, queue="q", data={}).document(ScriptedClock())
+    document = Draft(name="n", version=1, queue="q", data={}).document(ScriptedClock(), ScriptedClock().earliest())
 
     assert State(document["state"]) in LIVE
     assert "available_at" in document
