@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from axeq.due import Candidate
+from axeq.due import BOARD, Candidate, read
 from axeq.record import Document
 from axeq.wire import JOBS, Find, Op
 
 __all__ = ["Backlog"]
 
-_READ = {"_id": 1, "available_at": 1, "version": 1, "lost": 1}
 _MOST_PRIORITIES = 32
 _SHORTEST_SPAN = timedelta(milliseconds=1)
 _FEWEST = 0.01
@@ -59,17 +58,18 @@ class Backlog:
             bounds = {key: value for key, value in (("$gt", below), ("$lt", above)) if value is not None}
             query = {**self._query({"$lte": now}), "priority": bounds}
             for document in (yield Find(JOBS, query, {"_id": 0, "priority": 1}, sort=[("priority", 1)], limit=1)):
-                self.ends[document["priority"]] = None
-                self.densities[document["priority"]] = _FEWEST
+                if isinstance(document["priority"], int):  # others are no priorities, and found by a plain read
+                    self.ends[document["priority"]] = None
+                    self.densities[document["priority"]] = _FEWEST
 
-    def head(self, *, limit: int) -> Op[list[Candidate]]:
+    def head(self, now: datetime, *, limit: int) -> Op[list[Candidate]]:
         """Returns up to `limit` of the jobs that have been read before and still wait, and of those that came
         among them since: in order of priority, then of due time.
         """
         page: list[Candidate] = []
         for priority, end in sorted(self.ends.items()):
             if end is not None and len(page) < limit:
-                page += yield from self._read(priority, {"$lte": end}, limit - len(page))
+                page += yield from self._read(priority, {"$lte": end}, now, limit - len(page))
         return page
 
     def further(self, now: datetime, *, limit: int) -> Op[list[Candidate]]:
@@ -87,7 +87,7 @@ class Backlog:
         end = now if start is None else min(start + span, now)
         bounds = {"$lte": end} if start is None else {"$gte": start, "$lte": end}
         while True:
-            page += yield from self._read(priority, bounds, limit - len(page))
+            page += yield from self._read(priority, bounds, now, limit - len(page))
             moments = [candidate.available_at for candidate in page]
             if page:
                 self._measure(priority, [start or moments[0], *moments])
@@ -99,18 +99,13 @@ class Backlog:
             bounds = {"$gt": end, "$lte": min(end + span, now)}
             end = bounds["$lte"]
 
-    def _read(self, priority: int, bounds: Document, limit: int) -> Op[list[Candidate]]:
+    def _read(self, priority: int, bounds: Document, now: datetime, limit: int) -> Op[list[Candidate]]:
         query = {**self._query(bounds), "priority": priority}
-        found = yield Find(JOBS, query, _READ, sort=[("available_at", 1)], limit=limit)
-        if not self.mixed and any(document["version"] > self.version for document in found):
+        found = yield from read(Find(JOBS, query, BOARD, sort=[("available_at", 1)], limit=limit), now)
+        if not self.mixed and any(candidate.version > self.version for candidate in found):
             self.mixed = True
-            return (yield from self._read(priority, bounds, limit))
-        return [self._candidate(priority, document) for document in found]
-
-    def _candidate(self, priority: int, document: Document) -> Candidate:
-        return Candidate(
-            document["_id"], self.name, priority, document["available_at"], document["version"], document["lost"]
-        )
+            return (yield from self._read(priority, bounds, now, limit))
+        return found
 
     def _passed(self, priority: int, moments: Sequence[datetime], end: datetime) -> None:
         self.ends[priority] = end

@@ -47,7 +47,7 @@ from zoneinfo import ZoneInfo
 
 import bson
 from bson.binary import Binary, UuidRepresentation
-from bson.codec_options import CodecOptions, TypeCodec, TypeRegistry
+from bson.codec_options import CodecOptions, DatetimeConversion, TypeCodec, TypeRegistry
 from bson.decimal128 import Decimal128, create_decimal128_context
 from bson.errors import BSONError
 from bson.int64 import Int64
@@ -85,6 +85,7 @@ class _DecimalCodec(TypeCodec):
 CODEC_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True,
     tzinfo=UTC,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a year beyond Python's must not spoil a whole read
     uuid_representation=UuidRepresentation.STANDARD,
     type_registry=TypeRegistry([_DecimalCodec()]),
 )

@@ -18,10 +18,11 @@ from axeq.record import Document, flaw
 from axeq.states import FINAL
 from axeq.wire import JOBS, Call, Find, Op
 
-__all__ = ["Candidate", "cancel_flawed", "due_page", "next_due", "understood"]
+__all__ = ["BOARD", "Candidate", "cancel_flawed", "due_page", "next_due", "read", "understood"]
 
 _LOGGER = logging.getLogger("axeq.due")
-_BOARD = {"_id": 1, "name": 1, "priority": 1, "available_at": 1, "version": 1, "lost": 1}
+BOARD = {"_id": 1, "name": 1, "priority": 1, "available_at": 1, "version": 1, "lost": 1}
+"""What a board reads of a job, all of it in the claim index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def due_page(queue: str, versions: Mapping[str, int], now: datetime, *, limit: i
         "available_at": {"$lte": now},
         "version": {"$lte": max(versions.values())},
     }
-    return (yield from read(Find(JOBS, query, _BOARD, sort=[("priority", 1), ("available_at", 1)], limit=limit), now))
+    return (yield from read(Find(JOBS, query, BOARD, sort=[("priority", 1), ("available_at", 1)], limit=limit), now))
 
 
 def read(find: Find, now: datetime) -> Op[list[Candidate]]:

@@ -16,6 +16,7 @@ from axeq.backlog import Backlog
 from axeq.board import Board
 from axeq.due import Candidate, due_page, next_due, understood
 from axeq.errors import StoreError
+from axeq.lifecycle import cancel_reason
 from axeq.record import Document
 from axeq.states import State
 from axeq.store import Store
@@ -141,7 +142,7 @@ class Feed:
         await self._discover(backlog, horizon)
         share = self._board.count(name) / max(self._board.count_own(name), 1)
         limit = min(int(wanted * share) + _SMALLEST_PAGE, _LARGEST_PAGE)
-        candidates = await self._store.arun(backlog.head(limit=limit))
+        candidates = await self._store.arun(backlog.head(horizon, limit=limit))
         self._board.fill([name], candidates, horizon=horizon, since=began, full=len(candidates) >= limit)
 
     async def _read_further(self, backlog: Backlog, wanted: int) -> None:
@@ -275,8 +276,8 @@ class Feed:
         if updated.get("state") == State.DEQUEUED.value:
             self._board.drop(change["documentKey"]["_id"])
         if "cancel" in updated:
-            self._cancelled(change["documentKey"]["_id"], (updated["cancel"] or {}).get("reason") or "")
-        elif "available_at" in updated:
+            self._cancelled(change["documentKey"]["_id"], cancel_reason(updated))
+        elif isinstance(updated.get("available_at"), datetime):
             self._due_at(updated["available_at"])
 
     def _announced(self, candidate: Candidate) -> None:

@@ -220,7 +220,8 @@ def count_unknown(queue: str, versions: Mapping[str, int], clock: Clock, *, cap:
     }
     counts: dict[str, int] = {}
     for document in (yield Find(JOBS, query, {"_id": 0, "name": 1}, limit=cap)):
-        counts[document["name"]] = counts.get(document["name"], 0) + 1
+        name = str(document.get("name"))
+        counts[name] = counts.get(name, 0) + 1
     return counts
 
 

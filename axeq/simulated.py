@@ -14,6 +14,7 @@ from bson.codec_options import CodecOptions
 
 from axeq.clock import Clock
 from axeq.codec import CODEC_OPTIONS
+from axeq.errors import StoreError
 from axeq.wire import Call, Command, Find, Merge, Op, Place, Sleep, Update, adrive, drive, translated
 
 __all__ = ["SimulatedWire"]
@@ -88,7 +89,10 @@ class SimulatedWire:
                 args = ([_as_sent(document) for document in args[0]],)
             case "find_one_and_update" | "update_one" | "update_many":
                 args = (args[0], _as_sent(args[1]))
-        reply = getattr(collection, command.method)(*args, **dict(command.kwargs))
+        try:
+            reply = getattr(collection, command.method)(*args, **dict(command.kwargs))
+        except TypeError as error:  # as of an $inc of text, which a server refuses
+            raise StoreError(f"mongomock: {error}") from error
         return _as_read(reply) if isinstance(reply, dict) else reply
 
     def _update(self, collection: Any, entry: Update) -> int:

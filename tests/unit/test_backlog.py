@@ -42,7 +42,7 @@ class Jobs:
         )
 
     def head(self, backlog: Backlog, limit: int) -> list[Any]:
-        return [candidate.id for candidate in drive(backlog.head(limit=limit), self)]
+        return [candidate.id for candidate in drive(backlog.head(NOW, limit=limit), self)]
 
     def further(self, backlog: Backlog, limit: int) -> list[Any]:
         return [candidate.id for candidate in drive(backlog.further(NOW, limit=limit), self)]

@@ -116,7 +116,7 @@ def test_what_rules_can_work_with_is_no_flaw(fields: Document) -> None:
 
 
 def test_a_job_as_it_is_enqueued_and_claimed_is_passed_at_a_glance() -> None:
-    document = Draft("t", 1, "default", {}, label="a").document(ScriptedClock())
+    document = Draft("t", 1, "default", {}, label="a").document(ScriptedClock(), NOW)
 
     assert usual(document)
     assert usual(held_job())
