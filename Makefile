@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check bench chaos format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -15,7 +15,7 @@ demo: .venv/demo ## Start a server of its own, run a job per file of Python's st
 
 test: .venv/dev ## Run every test that needs nothing but this folder
 	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile tests/unit tests/typing tests/server tests/acceptance
-	$(BIN)/python -m pytest -q tests/races
+	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile tests/races tests/faults
 
 check: .venv/dev ## Lint, format and type-check
 	$(BIN)/ruff check
@@ -25,6 +25,11 @@ check: .venv/dev ## Lint, format and type-check
 
 bench: .venv/dev ## Measure axeq beside the raw driver
 	$(BIN)/python benchmarks/core.py
+
+SECONDS ?= 300
+SEED ?= 1
+chaos: .venv/dev ## Kill, freeze and cut off workers, restart their server, for SECONDS=300; judge what became of every job
+	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) --seed $(SEED) --report docs/reliability.md
 
 format: .venv/dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix

@@ -25,16 +25,17 @@ _FEWEST = 0.01
 class Backlog:
     """The due jobs of one task, and how far each of its priorities has been read.
 
-    `ends` holds that by priority, None where nothing was read yet; `tied` how many jobs of the last page shared
-    its last due time, so that as many may be left of it; `densities` the jobs per second of due time. The version
-    is asked for only once a newer one was met (`mixed`): a second range makes some servers give up the bounds
-    of the first.
+    `ends` holds that by priority; `cut` those of which more was due than the last page held; `tied` how many jobs
+    of it shared its last due time, so that as many may be left of it; `densities` the jobs per second of due time.
+    The version is asked for only once a newer one was met (`mixed`): a second range makes some servers give up the
+    bounds of the first.
     """
 
     queue: str
     name: str
     version: int
-    ends: dict[int, datetime | None] = field(default_factory=dict)
+    ends: dict[int, datetime] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)
     tied: dict[int, int] = field(default_factory=dict)
     densities: dict[int, float] = field(default_factory=dict)
     mixed: bool = False
@@ -43,7 +44,7 @@ class Backlog:
         """Learns from a first page, in order, where the next one begins, and how dense the jobs are."""
         for priority in {candidate.priority for candidate in candidates}:
             moments = [candidate.available_at for candidate in candidates if candidate.priority == priority]
-            self._passed(priority, moments, moments[-1])
+            self._passed(priority, moments, moments[-1], cut=priority == candidates[-1].priority)
             self._measure(priority, moments)
 
     @property
@@ -59,17 +60,27 @@ class Backlog:
             query = {**self._query({"$lte": now}), "priority": bounds}
             for document in (yield Find(JOBS, query, {"_id": 0, "priority": 1}, sort=[("priority", 1)], limit=1)):
                 if isinstance(document["priority"], int):  # others are no priorities, and found by a plain read
-                    self.ends[document["priority"]] = None
+                    self.ends[document["priority"]] = now
                     self.densities[document["priority"]] = _FEWEST
 
     def head(self, now: datetime, *, limit: int) -> Op[list[Candidate]]:
-        """Returns up to `limit` of the jobs that have been read before and still wait, and of those that came
-        among them since: in order of priority, then of due time.
+        """Returns up to `limit` of the jobs that come first: what has been read before and still waits, what came
+        among it since, and what is new of priorities that had been read to the end.
+
+        In order of priority, then of due time.
         """
         page: list[Candidate] = []
         for priority, end in sorted(self.ends.items()):
-            if end is not None and len(page) < limit:
-                page += yield from self._read(priority, {"$lte": end}, now, limit - len(page))
+            room = limit - len(page)
+            if room <= 0:
+                break
+            known = priority in self.cut
+            found = yield from self._read(priority, {"$lte": end if known else now}, now, room)
+            if not known:
+                moments = [candidate.available_at for candidate in found]
+                full = len(found) == room
+                self._passed(priority, moments, moments[-1] if full else now, cut=full)
+            page += found
         return page
 
     def further(self, now: datetime, *, limit: int) -> Op[list[Candidate]]:
@@ -84,15 +95,16 @@ class Backlog:
         start, limit = self.ends[priority], limit + self.tied.get(priority, 0)
         page: list[Candidate] = []
         span = self._span(priority, limit)
-        end = now if start is None else min(start + span, now)
-        bounds = {"$lte": end} if start is None else {"$gte": start, "$lte": end}
+        end = min(start + span, now)
+        bounds = {"$gte": start, "$lte": end}
         while True:
             page += yield from self._read(priority, bounds, now, limit - len(page))
             moments = [candidate.available_at for candidate in page]
             if page:
-                self._measure(priority, [start or moments[0], *moments])
-            if len(page) == limit or end == now:
-                self._passed(priority, moments, moments[-1] if len(page) == limit else end)
+                self._measure(priority, [start, *moments])
+            full = len(page) == limit
+            if full or end == now:
+                self._passed(priority, moments, moments[-1] if full else end, cut=full)
                 return page
             # At least twice as far as before: beyond the last dense stretch there may be hours of nothing.
             span = max(self._span(priority, limit - len(page)), 2 * span)
@@ -107,9 +119,10 @@ class Backlog:
             return (yield from self._read(priority, bounds, now, limit))
         return found
 
-    def _passed(self, priority: int, moments: Sequence[datetime], end: datetime) -> None:
+    def _passed(self, priority: int, moments: Sequence[datetime], end: datetime, *, cut: bool) -> None:
         self.ends[priority] = end
         self.tied[priority] = moments.count(end)
+        (self.cut.add if cut else self.cut.discard)(priority)
 
     def _span(self, priority: int, count: int) -> timedelta:
         """Returns the time that `count` more jobs should fill, and some more, for they do not come evenly."""

@@ -15,6 +15,8 @@ __all__ = ["Board"]
 
 _MOST_KNOWN = 8000
 _LEFT_FOR_LONG = timedelta(seconds=3)
+_REMEMBERED = 3.0
+"""Seconds for which what was taken is known to be: most reads and words of a stream take less."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -29,6 +31,8 @@ class Board:
         self._lag = lag
         self._monotonic = monotonic
         self._sheets: dict[str, _Sheet] = {}
+        self._taken_before: dict[Any, tuple[float, datetime]] = {}
+        """By id, in that order, when candidates were taken and since when they were due."""
 
     def fill(
         self,
@@ -42,7 +46,8 @@ class Board:
         """Takes what a read of the jobs of `names` due by `horizon` brought, in place of what was known of those.
 
         `since` is the moment at which the read began, as `monotonic` counts: what a stream has reported from
-        then on, the read may not have seen, and stays. Of a `full` page, what comes after it in order stays, too.
+        then on, the read may not have seen, and stays; what was taken from then on, it may still show, and stays away.
+        Of a `full` page, what comes after it in order stays, too.
         """
         before = {name: self._sheets.get(name) or _Sheet() for name in names}
         end = (candidates[-1].priority, candidates[-1].available_at) if full else None
@@ -50,15 +55,18 @@ class Board:
             unread = [entry for entry in sheet.entries.values() if entry.unread(horizon, since, end)]
             self._sheets[name] = _Sheet(unread, read_at=self._monotonic(), more=sheet.more)
         for candidate in candidates:
-            self._seen(candidate, before[candidate.name].entries.get(candidate.id), horizon)
+            if not self._taken_since(candidate.id, since):
+                self._seen(candidate, before[candidate.name].entries.get(candidate.id), horizon)
 
-    def extend(self, name: str, candidates: Iterable[Candidate], *, horizon: datetime) -> None:
-        """Adds jobs of a task, due by `horizon`, that come after those known.
+    def extend(self, name: str, candidates: Iterable[Candidate], *, horizon: datetime, since: float) -> None:
+        """Adds jobs of a task, due by `horizon`, that come after those known, from a read that began at `since`.
 
         Where very many are known, those of other pools are passed over: they are read again when their turn comes.
         """
         sheet = self._sheets.setdefault(name, _Sheet())
         for candidate in candidates:
+            if self._taken_since(candidate.id, since):
+                continue
             entry = self._seen(candidate, sheet.entries.get(candidate.id), horizon)
             if len(sheet.entries) > _MOST_KNOWN and not entry.own:
                 del sheet.entries[candidate.id]
@@ -84,7 +92,9 @@ class Board:
                     sheet.add(entry)
 
     def offer(self, candidate: Candidate, now: datetime) -> None:
-        """Adds one candidate that a change stream reports."""
+        """Adds one candidate that a change stream reports, which may be later than the claim of it."""
+        if self._taken_before.get(candidate.id, (0.0, _NEVER))[1] == candidate.available_at:
+            return
         sheet = self._sheets.setdefault(candidate.name, _Sheet())
         if not sheet.entries:
             sheet.read_at = self._monotonic()
@@ -133,6 +143,18 @@ class Board:
         found = self._taken(name, 1, apart, lambda entry: 0 < entry.candidate.lost <= most and entry.visible_at <= now)
         return found[0] if found else None
 
+    def lost_first(self, name: str, now: datetime, *, most_lost: int | None, apart: Collection[Any] = ()) -> bool:
+        """Whether the candidate that goes before all others has lost a lease, at most `most_lost` times."""
+        sheet = self._sheets.get(name)
+        if sheet is None or not sheet.has_lost:
+            return False
+        most = float("inf") if most_lost is None else most_lost
+        for identity, entry in sheet.in_order():
+            lost = entry.candidate.lost
+            if entry.visible_at <= now and lost <= most and identity not in apart:
+                return lost > 0
+        return False
+
     def count(self, name: str) -> int:
         """Returns how many candidates of a task are known."""
         sheet = self._sheets.get(name)
@@ -174,18 +196,32 @@ class Board:
         taken: list[Candidate] = []
         if sheet is None or count < 1:
             return taken
-        gone: list[Any] = []
+        gone: list[Candidate] = []
         for identity, entry in sheet.in_order():
             if identity in apart:
-                gone.append(identity)
+                gone.append(entry.candidate)
             elif wanted(entry):
                 taken.append(entry.candidate)
-                gone.append(identity)
+                gone.append(entry.candidate)
                 if len(taken) == count:
                     break
-        for identity in gone:
-            del sheet.entries[identity]
+        for candidate in gone:
+            del sheet.entries[candidate.id]
+        self._remember(gone)
         return taken
+
+    def _taken_since(self, identity: Any, since: float) -> bool:
+        moment, _ = self._taken_before.get(identity, (float("-inf"), _NEVER))
+        return moment >= since
+
+    def _remember(self, gone: Iterable[Candidate]) -> None:
+        """Puts down what was taken now, and forgets what was taken long ago."""
+        now, taken = self._monotonic(), self._taken_before
+        for candidate in gone:
+            taken.pop(candidate.id, None)
+            taken[candidate.id] = now, candidate.available_at
+        while taken and next(iter(taken.values()))[0] < now - _REMEMBERED:
+            del taken[next(iter(taken))]
 
 
 class _Entry:

@@ -104,9 +104,10 @@ class Dispatcher:
         claimed = 0
         for lane in hungry:
             claimed += await self._claim(lane)
-        if claimed or any(self._unread(lane.task.name) for lane in hungry):
+        waiting = [lane for lane in hungry if lane.wanted and not self._holds_back(lane)]
+        if claimed or any(self._unread(lane.task.name) for lane in waiting):
             return 0
-        if not any(lane.wanted for lane in hungry):  # the store fell behind while the board was read
+        if not waiting:  # a worker that gets free, or an outcome that is stored, begins the next round
             return _LONGEST_REST
         await self._feed.expect()
         return min(self._feed.pause(), _LONGEST_REST)
@@ -147,6 +148,8 @@ class Dispatcher:
     async def _claim(self, lane: Lane) -> int:
         claimed = await self._claim_lost(lane)
         name = lane.task.name
+        if self._holds_back(lane):
+            return claimed
         now = self._store.clock.earliest()
         candidates = self._board.take(name, lane.wanted, now, idle=lane.free, apart=self._apart)
         if not candidates:
@@ -158,6 +161,16 @@ class Dispatcher:
         self._raced(len(candidates), len(candidates) - len(records), time.monotonic() - sent)
         return claimed + len(records)
 
+    def _holds_back(self, lane: Lane) -> bool:
+        """Whether the next in order is a job that has lost a lease, and no worker is free for it.
+
+        Jobs claimed ahead would keep every worker from it, for as long as there are any.
+        """
+        now = self._store.clock.earliest()
+        return not lane.free and self._board.lost_first(
+            lane.task.name, now, most_lost=self._most_lost, apart=self._apart
+        )
+
     async def _claim_lost(self, lane: Lane) -> int:
         """Claims jobs that have lost a lease: each alone, and only for a worker that is free now."""
         claimed = 0
@@ -165,7 +178,7 @@ class Dispatcher:
             candidate = self._board.take_lost(
                 lane.task.name,
                 self._store.clock.earliest(),
-                most_lost=1 if self._crew.watches_suspect else None,
+                most_lost=self._most_lost,
                 apart=self._apart,
             )
             if candidate is None:
@@ -180,6 +193,11 @@ class Dispatcher:
         self._lag.raced(attempted, lost, took)
         self._counts["attempted"] += attempted
         self._counts["raced"] += lost
+
+    @property
+    def _most_lost(self) -> int | None:
+        """How many leases a job may have lost to be claimed now; None for any number."""
+        return 1 if self._crew.watches_suspect else None
 
     @property
     def _apart(self) -> Collection[Any]:

@@ -147,9 +147,10 @@ class Feed:
 
     async def _read_further(self, backlog: Backlog, wanted: int) -> None:
         name, page, horizon = backlog.name, _page_size(wanted), self._store.clock.earliest()
+        began = self._store.clock.monotonic()
         candidates = await self._store.arun(backlog.further(horizon, limit=page))
         more = len(candidates) >= page
-        self._board.extend(name, candidates, horizon=horizon)
+        self._board.extend(name, candidates, horizon=horizon, since=began)
         self._board.expect_more(name, more)
         if not backlog.readable or (not more and self._board.count(name) < _LARGEST_PAGE // 2):
             del self._backlogs[name]  # one plain read brings all of it

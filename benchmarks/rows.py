@@ -382,7 +382,9 @@ def idle(bench: Bench) -> Found:
 
 def imports(bench: Bench) -> Found:
     # `import pydantic` alone loads nothing of it: whoever defines a payload imports BaseModel.
-    pairs = [_imported("import axeq", "import pymongo; from pydantic import BaseModel") for _ in range(bench.scale.pairs + 2)]
+    pairs = [
+        _imported("import axeq", "import pymongo; from pydantic import BaseModel") for _ in range(bench.scale.pairs + 2)
+    ]
     return {"import_ratio": median(ours / theirs for ours, theirs in pairs)}
 
 

@@ -9,7 +9,7 @@ __all__ = ["CATALOGUE", "Entry"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One number: `what` is asked, `tests` as "path under tests::name", and what is `missing` of it here, and why."""
+    """One number: `what` is asked, `tests` as "file or folder under tests::name", what is `missing` here, and why."""
 
     what: str
     tests: tuple[str, ...] = ()
@@ -19,7 +19,7 @@ class Entry:
 _DEATH = "races/test_death.py::"
 _CRASHES = "faults/test_crashes.py::"
 _NETWORK = "faults/test_network.py::"
-_INPUT = "faults/test_input.py::"
+_INPUT = "faults::"  # names are what counts: where these tests are split among files is theirs to say
 _RUN = "server/test_run.py::"
 
 CATALOGUE: dict[str, Entry] = {
@@ -109,8 +109,12 @@ CATALOGUE: dict[str, Entry] = {
         (
             "server/test_indexes.py::test_the_first_label_creates_the_index_that_makes_it_unique",
             "unit/test_indexes.py::test_an_index_that_is_missing_and_may_not_be_created_is_named",
+            "server/test_doctor.py::test_doctor_names_missing_indexes_and_fails",
+            "faults/test_indexes.py::test_jobs_run_on_after_every_index_was_dropped",
+            "faults/test_indexes.py::test_a_pool_runs_jobs_beside_an_index_with_other_options_and_says_so",
+            "faults/test_indexes.py::test_a_label_is_refused_where_another_index_keeps_it_from_being_unique",
         ),
-        "an index dropped while a pool runs, and one with other options: no test yet",
+        "a queue that has seen the index of labels does not see that it was dropped since",
     ),
     "F20": Entry(
         "workers whose clocks are wrong",
@@ -128,6 +132,7 @@ CATALOGUE: dict[str, Entry] = {
     "F22": Entry(
         "naive datetimes, microseconds, extreme years",
         (
+            f"{_INPUT}test_a_job_is_due_at_its_moment_in_any_zone_and_never_before",
             f"{_INPUT}test_what_is_no_moment_that_can_be_kept_is_refused_by_its_option",
             "unit/test_clock.py::test_milliseconds_are_cut_in_utc",
         ),
@@ -146,7 +151,11 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "F30": Entry(
         "payloads at random",
-        (f"{_INPUT}test_a_payload_comes_back_equal_or_is_refused_by_field_and_nothing_is_stored",),
+        (
+            f"{_INPUT}test_a_payload_comes_back_equal_or_is_refused_by_field_and_nothing_is_stored",
+            f"{_INPUT}test_of_many_payloads_all_are_stored_or_none",
+            f"{_INPUT}test_keys_that_become_the_same_text_are_refused",
+        ),
     ),
     "F31": Entry(
         "payloads at and beyond the limit",
@@ -157,7 +166,10 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "F32": Entry(
         "stored documents corrupted by hand",
-        (f"{_INPUT}test_jobs_complete_beside_every_document_that_was_corrupted",),
+        (
+            f"{_INPUT}test_jobs_complete_beside_every_document_that_was_corrupted",
+            f"{_INPUT}test_jobs_complete_beside_a_document_of_wrong_types",
+        ),
     ),
     "F33": Entry(
         "a model that has changed",
@@ -173,6 +185,8 @@ CATALOGUE: dict[str, Entry] = {
         "handlers that raise anything, return anything, or never end",
         (
             f"{_INPUT}test_whatever_ends_a_handler_is_its_jobs_failure_alone",
+            f"{_INPUT}test_a_handler_that_swallows_its_cancellation_ends_as_it_says_once_it_does",
+            f"{_INPUT}test_an_exception_whose_text_exits_is_still_described",
             f"{_RUN}test_a_handler_that_will_not_stop_is_abandoned_and_its_worker_replaced",
         ),
     ),
@@ -218,11 +232,22 @@ CATALOGUE: dict[str, Entry] = {
         "extending after the loss; delays of retries",
         (
             f"{_CRASHES}test_a_stale_claim_writes_nothing_in_two_hundred_repeats",
+            f"{_INPUT}test_a_failed_job_waits_longer_each_time_and_never_beyond_the_limit",
+            f"{_INPUT}test_a_job_is_put_off_by_its_delay_to_the_millisecond",
             "unit/test_backoff.py::test_a_later_attempt_never_waits_less",
             "unit/test_backoff.py::test_a_delay_never_exceeds_the_longest",
         ),
     ),
-    "F60": Entry("the soak", ("faults/test_soak.py::test_a_short_soak_has_no_breach_and_writes_its_report",)),
+    "F60": Entry(
+        "the soak",
+        (
+            "faults/test_soak.py::test_a_short_soak_has_no_breach_and_writes_its_report",
+            "faults/test_soak.py::test_a_soak_that_drifts_is_a_breach",
+            "faults/test_soak.py::test_a_soak_that_stays_as_it_was_is_none",
+            "faults/test_soak.py::test_a_soak_ends_with_an_error_if_anything_was_breached",
+        ),
+        "the hour at night: `make chaos` runs as long as it is told to",
+    ),
     "F61": Entry(
         "removal of ended jobs",
         ("server/test_ttl.py::test_the_server_removes_an_ended_job_after_its_retention_and_never_a_live_one",),
@@ -233,6 +258,43 @@ CATALOGUE: dict[str, Entry] = {
         (
             "faults/test_leaks.py::test_pools_that_have_ended_leave_no_task_thread_or_socket",
             "faults/test_leaks.py::test_a_pool_that_ends_while_its_server_is_silent_leaves_nothing",
+        ),
+    ),
+    "M1": Entry(
+        "histories of jobs at random, against a model",
+        (
+            "faults/test_model.py::test_no_history_of_jobs_departs_from_the_reference",
+            "faults/test_model.py::test_no_history_on_mongomock_departs_from_the_reference",
+        ),
+    ),
+    "M2": Entry(
+        "every interleaving of few workers on one job",
+        (
+            "faults/test_interleavings.py::test_no_short_interleaving_breaks_a_promise",
+            "faults/test_interleavings.py::test_no_interleaving_breaks_a_promise",
+            "faults/test_interleavings.py::test_no_long_interleaving_breaks_a_promise",
+            "faults/test_interleavings.py::test_a_guard_that_is_left_out_is_found_with_the_way_there",
+        ),
+    ),
+    "M3": Entry("a model in a language of its own", missing="M2 explores axeq's own rules and needs no Java"),
+    "M4": Entry(
+        "histories judged job by job",
+        ("faults/test_checker.py::test_the_checker_reports",),
+        "the checker holds each job's history to the state machine; it searches no linearization",
+    ),
+    "M5": Entry(
+        "mistakes put into the state machine and the fence",
+        (
+            "faults/test_fence.py::test_taking_the_token_out_of_the_fence_fails_tests_by_name",
+            "faults/test_fence.py::test_taking_a_guard_out_fails_tests",
+            "faults/test_fence.py::test_nine_of_ten_mistakes_in_the_state_machine_fail_a_test",
+        ),
+    ),
+    "M6": Entry(
+        "a server is tried before it is believed",
+        (
+            "server/test_doctor.py::test_the_server_of_the_tests_does_what_axeq_needs",
+            "server/test_doctor.py::test_a_server_that_only_pretends_is_found_out",
         ),
     ),
 }

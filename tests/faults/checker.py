@@ -19,7 +19,7 @@ import bson
 from tests.faults.history import Change
 from tests.faults.ledger import Execution, by_job
 
-__all__ = ["CHECKS", "Breach", "Enqueued", "Evidence", "Harm", "Usage", "breaches", "reruns"]
+__all__ = ["CHECKS", "LIVE", "Breach", "Enqueued", "Evidence", "Harm", "Usage", "breaches", "reruns"]
 
 LIVE = frozenset({"enqueued", "dequeued", "failed"})
 FINAL = frozenset({"completed", "cancelled"})
@@ -32,6 +32,8 @@ _EDGES = {
 }
 _HOUR = 3600.0
 _GROWTH = 0.10
+_WARM_AFTER = 30.0
+"""Seconds: until then a process still reads its code and fills its pools of connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,12 @@ class Harm:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How much memory a process had at a moment."""
+    """How much memory, and how many open files, a process had at a moment."""
 
     pid: int
     at: float
     resident: int
+    files: int = 0
 
 
 @dataclass
@@ -283,7 +286,10 @@ def _clean(evidence: Evidence) -> Found:
     for sample in evidence.usage:
         samples[sample.pid].append(sample)
     for pid, taken in samples.items():
-        first, last = taken[0], taken[-1]
+        warm = [sample for sample in taken if sample.at >= taken[0].at + _WARM_AFTER]
+        if not warm:
+            continue
+        first, last = warm[0], warm[-1]
         grown = (last.resident - first.resident) / first.resident
         if grown > _GROWTH * max((last.at - first.at) / _HOUR, 1.0):
             yield str(pid), f"its memory grew by {grown:.0%} in {last.at - first.at:.0f} s"

@@ -20,7 +20,7 @@ class Belongings:
 
     @classmethod
     def now(cls) -> Belongings:
-        return cls(_children(), frozenset(threading.enumerate()), _sockets())
+        return cls(_children(), _threads(), _sockets())
 
     def since(self, before: Belongings) -> list[str]:
         """Returns in words what there is now that was not there before."""
@@ -37,6 +37,11 @@ def _children() -> frozenset[int]:
         if entry.name.isdigit() and _parent(entry) == os.getpid():
             found.add(int(entry.name))
     return frozenset(found)
+
+
+def _threads() -> frozenset[threading.Thread]:
+    """Returns all threads but those in which an event loop runs what blocks: it keeps a few, and ends them itself."""
+    return frozenset(thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_"))
 
 
 def _parent(process: Path) -> int | None:

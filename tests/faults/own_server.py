@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -75,8 +76,10 @@ class OwnServer:
 
 
 def _free_port() -> int:
-    # Below the ports of outgoing connections, which would occupy it while the server is down.
-    for port in range(31000, 32700):
+    # Below the ports of outgoing connections, which would occupy it while the server is down. Test processes that run
+    # side by side begin elsewhere: between the look and the start, another could take it.
+    first = 29000 + os.getpid() % 37 * 100
+    for port in range(first, first + 100):
         if servers.is_free(port):
             return port
     raise AssertionError("no free port")

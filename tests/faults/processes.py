@@ -102,13 +102,17 @@ class Worker:
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def files(self) -> int:
+        """Returns how many files and sockets it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
 
 class Workers:
     """The worker processes of one scenario; all of them are gone when it is closed."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self._folder = folder
-        self._settings = settings
+        self.settings = settings
         self.all: list[Worker] = []
         self.harms: list[Harm] = []
         self.usage: list[Usage] = []
@@ -124,7 +128,7 @@ class Workers:
 
     def start(self, count: int = 1, **changes: object) -> list[Worker]:
         """Starts so many workers with the scenario's settings, but for `changes`."""
-        settings = Settings(**{**asdict(self._settings), **changes})  # type: ignore[arg-type]
+        settings = Settings(**{**asdict(self.settings), **changes})  # type: ignore[arg-type]
         started = [Worker(self._folder, f"worker-{len(self.all) + number}", settings) for number in range(count)]
         self.all.extend(started)
         return started
@@ -176,9 +180,9 @@ class Workers:
         return [worker.process.wait(seconds) for worker in asked]
 
     def measure(self) -> None:
-        """Notes how much memory each worker has."""
+        """Notes how much memory, and how many open files, each worker has."""
         for worker in self.idle_victims:
-            self.usage.append(Usage(worker.pid, time.monotonic(), worker.resident()))
+            self.usage.append(Usage(worker.pid, time.monotonic(), worker.resident(), worker.files()))
 
     def executions(self) -> list[Execution]:
         """Returns what the handlers have written to the ledger."""

@@ -7,22 +7,21 @@ import os
 from axeq import servers
 from axeq.errors import EmbeddedUnavailable
 
-__all__ = ["FULL", "SLOW", "size"]
+__all__ = ["FULL", "SLOW", "own_server_is_slow", "size"]
 
 FULL = os.environ.get("AXEQ_FULL") == "1"
 
 
-def _is_slow() -> bool:
-    if os.environ.get("AXEQ_TEST_URI"):
-        return False
+def own_server_is_slow() -> bool:
+    """Returns whether a server that a scenario starts for itself is the one in Python."""
     try:
         return servers.find()[0].kind is servers.Kind.SECANTUS
     except (EmbeddedUnavailable, IndexError):
         return False  # the tests' own server says so, and why
 
 
-SLOW = _is_slow()
-"""Whether the server is the one in Python, whose single claims scan the collection."""
+SLOW = not os.environ.get("AXEQ_TEST_URI") and own_server_is_slow()
+"""Whether the tests' server is the one in Python, whose single claims scan the collection."""
 
 
 def size(small: int, *, full: int, slow: int | None = None) -> int:

@@ -16,13 +16,15 @@ from pathlib import Path
 from random import Random
 
 import axeq
+from tests.faults import page
 from tests.faults.arena import Arena, promise
-from tests.faults.checker import Enqueued, breaches
+from tests.faults.checker import LIVE, Enqueued, breaches
 from tests.faults.own_server import OwnServer
 from tests.faults.processes import Worker
 from tests.faults.proxy import Proxy
+from tests.faults.scale import own_server_is_slow
 from tests.faults.seeds import rng
-from tests.faults.soak_report import Figures, figures, render, write
+from tests.faults.soak_report import PART, Course, Figures, figures, render
 from tests.faults.tasks import Work
 from tests.faults.toxics import WRITES, BlackHole, Cut, NotPrimary
 
@@ -32,6 +34,9 @@ _PRODUCERS = 4
 _CUT_RATE = 0.02
 _LABELS = 50
 _MOST_ATTEMPTS = 5
+_RATE, _SLOW_RATE = 200.0, 20.0
+_CROWD_SECONDS = 3.0
+"""Producers wait while more jobs live than are enqueued in this time: else a slow machine shows but a growing queue."""
 _RESTART_EVERY = 40.0
 
 
@@ -42,6 +47,7 @@ class Soak:
         self._folder, self._seconds, self._seed, self._rate, self._processes = folder, seconds, seed, rate, processes
         self._ending = threading.Event()
         self._lock = threading.Lock()
+        self._crowded = False
         self.refused: Counter[str] = Counter()
         """Enqueues that did not return, by error: nothing was promised of them."""
 
@@ -77,15 +83,17 @@ class Soak:
                 producer.join()
         self._drain(scene)  # what is left then is a breach
         evidence = scene.evidence(max_attempts=_MOST_ATTEMPTS)
-        return figures(
-            evidence,
-            found=breaches(evidence),
+        course = Course(
+            server=server.program.name,
             seed=self._seed,
             seconds=time.monotonic() - began,
-            faults=proxy.faults() + Counter({"server restart": len(server.downtimes)}),
+            processes=self._processes,
+            workers=scene.workers.settings.workers,
+            faults=proxy.faults(),
             refused=self.refused,
             veteran=veteran.pid,
         )
+        return figures(evidence, course, found=breaches(evidence))
 
     def _produce(self, scene: Arena, number: int) -> None:
         random, pause = rng(f"producer {number}", self._seed), _PRODUCERS / self._rate
@@ -94,6 +102,8 @@ class Soak:
             queue = axeq.Queue(store)
             while not self._ending.wait(max(next_at - time.monotonic(), 0)):
                 next_at = max(next_at + pause, time.monotonic() - 1.0)
+                if self._crowded:
+                    continue
                 try:
                     promised = _enqueue(queue, random)
                 except axeq.AxeqError as error:
@@ -117,6 +127,7 @@ class Soak:
         while time.monotonic() < until:
             self._ending.wait(random.uniform(0.5, 2.0))
             scene.workers.measure()
+            self._crowded = scene.count(*LIVE) > _CROWD_SECONDS * self._rate
             if time.monotonic() >= restart_at:
                 restart_at += _RESTART_EVERY
                 killed = time.monotonic()
@@ -158,7 +169,7 @@ class Soak:
     def _drain(self, scene: Arena) -> None:
         """Waits until every job has ended, though not for ever."""
         deadline = time.monotonic() + 60.0 + self._seconds / 2
-        while scene.count("enqueued", "dequeued", "failed") and time.monotonic() < deadline:
+        while scene.count(*LIVE) and time.monotonic() < deadline:
             time.sleep(0.5)
 
 
@@ -180,15 +191,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=200, help="jobs a second")
+    parser.add_argument("--rate", type=float, help=f"jobs a second ({_RATE:g}; {_SLOW_RATE:g} on a server in Python)")
     parser.add_argument("--report", type=Path, help="a Markdown file whose part between two markers is replaced")
     options = parser.parse_args(arguments)
+    rate = options.rate or (_SLOW_RATE if own_server_is_slow() else _RATE)
     with tempfile.TemporaryDirectory() as folder:
-        result = Soak(Path(folder), seconds=options.seconds, seed=options.seed, rate=options.rate).run()
+        result = Soak(Path(folder), seconds=options.seconds, seed=options.seed, rate=rate).run()
     text = render(result)
     print(text)
     if options.report is not None:
-        write(options.report, text)
+        page.put(options.report, PART, text)
     return 1 if result.breaches else 0
 
 

@@ -84,7 +84,7 @@ BREACHES: dict[str, tuple[str, dict[str, Any]]] = {
     "a document that grows": ("I9", {"documents": {"job": {**COMPLETED, "error": "x" * 300_000}}}),
     "too many events": ("I9", {"documents": {"job": {**COMPLETED, "events": [{}] * 51}}}),
     "a thread is left": ("I10", {"leaks": ["thread axeq-leases"]}),
-    "memory that grows": ("I10", {"usage": [Usage(10, 0.0, 1000), Usage(10, 60.0, 1200)]}),
+    "memory that grows": ("I10", {"usage": [Usage(10, 0.0, 900), Usage(10, 40.0, 1000), Usage(10, 90.0, 1200)]}),
 }
 
 

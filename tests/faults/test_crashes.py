@@ -100,6 +100,27 @@ def test_a_process_that_dies_while_it_settles_has_settled_or_has_not(
     assert len(scene.workers.executions()) == expected
 
 
+@pytest.mark.fault("F02")
+def test_a_job_of_a_killed_worker_does_not_wait_for_the_end_of_a_backlog(arena: MakeArena) -> None:
+    total = size(1500, full=10_000, slow=400)
+    scene = arena(lease=3.0)
+    with scene.queue() as queue:
+        victim, *_ = scene.workers.start(freeze_at="claimed")
+        scene.workers.ready([victim])
+        orphan = queue.enqueue(Work(), priority=-1)
+        until(lambda: victim.held, seconds=20, what="the worker has claimed the job")
+        scene.workers.kill(victim)
+
+        others = queue.enqueue_many([Work(number=number, seconds=0.02) for number in range(total)])
+        scene.promised([orphan, *others], prompt=False)
+        scene.workers.start()
+        scene.drained(total + 1, seconds=80)
+
+        assert scene.breaches() == []
+    order = [run.job for run in scene.workers.executions()]
+    assert order.index(str(orphan.id)) < 0.9 * total
+
+
 @pytest.mark.fault("F03")
 def test_jobs_that_end_their_process_end_exhausted_and_their_neighbours_complete(arena: MakeArena) -> None:
     hows = ("kill", "exit", "segfault")

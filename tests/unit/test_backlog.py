@@ -109,7 +109,16 @@ def test_jobs_of_a_more_urgent_priority_are_found_between_and_go_first() -> None
 
     drive(backlog.discover(NOW), jobs)
 
-    assert jobs.further(backlog, 10)[:3] == [document["_id"] for document in urgent]
+    assert jobs.head(backlog, 10)[:3] == [document["_id"] for document in urgent]
+
+
+def test_new_jobs_of_an_urgent_priority_come_first_however_many_of_another_are_known() -> None:
+    jobs = Jobs([*waiting(3, priority=-5), *waiting(1000)])
+    backlog = met(jobs, 100)
+    late = given_job(_id="late", priority=-5, available_at=NOW)
+    jobs.documents.append(late)
+
+    assert "late" in jobs.head(backlog, 10)
 
 
 def test_a_job_that_came_late_into_the_past_is_found_at_the_head() -> None:

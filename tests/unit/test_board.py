@@ -157,6 +157,29 @@ def test_a_suspect_is_left_where_it_is_until_it_may_be_taken(board: Board) -> No
     assert (first.id, second, third.id) == ("once", None, "suspect")
 
 
+@pytest.mark.parametrize(
+    ("lost", "others", "most_lost", "first"),
+    [
+        (candidate(1, due=-9, lost=1), [candidate(2, due=-8)], None, True),
+        (candidate(1, due=-9, lost=1), [], None, True),
+        (candidate(1, due=-8, lost=1), [candidate(2, due=-9)], None, False),
+        (candidate(1, due=-9, lost=1), [candidate(2, priority=-1)], None, False),
+        (candidate(1, due=-9, lost=2), [candidate(2, due=-8)], 1, False),
+        (candidate(1, due=3601, lost=1), [candidate(2, due=3602)], None, False),
+        (candidate(1, due=-9), [candidate(2, due=-8, lost=1)], None, False),
+    ],
+    ids=["first", "alone", "later", "less urgent", "lost too often", "not yet due", "others first"],
+)
+def test_a_lost_job_goes_first_when_it_is_first_in_order(
+    board: Board, lost: Candidate, others: list[Candidate], most_lost: int | None, first: bool
+) -> None:
+    for each in (lost, *others):
+        board.offer(each, NOW)
+
+    assert board.lost_first("a", LATER, most_lost=most_lost) == first
+    assert not board.lost_first("a", LATER, most_lost=most_lost, apart=[1, 2])
+
+
 def test_a_lost_job_is_not_taken_before_it_is_due(board: Board) -> None:
     board.offer(candidate(1, lost=1, due=10), NOW)
 
@@ -234,16 +257,73 @@ def test_a_full_page_of_an_urgent_priority_says_nothing_of_the_less_urgent(board
 def test_a_further_page_adds_to_what_is_known(board: Board) -> None:
     fill(board, candidate(1, due=-9), candidate(2, due=-8))
 
-    board.extend("a", [candidate(2, due=-8), candidate(3, due=-7)], horizon=NOW)
+    board.extend("a", [candidate(2, due=-8), candidate(3, due=-7)], horizon=NOW, since=1e9)
 
     assert taken(board) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("further", [False, True], ids=["read", "further page"])
+def test_a_job_that_was_taken_while_a_read_went_on_is_not_gone_for_again(
+    board: Board, ticks: Ticks, further: bool
+) -> None:
+    fill(board, candidate(1), candidate(2))
+    began = ticks.now
+    ticks.now += 0.1
+    assert taken(board, 1) == [1]
+
+    if further:
+        board.extend("a", [candidate(1), candidate(3)], horizon=NOW, since=began)
+    else:
+        board.fill(["a"], [candidate(1), candidate(2), candidate(3)], horizon=NOW, since=began, full=False)
+
+    assert taken(board) == [2, 3]
+
+
+def test_a_job_that_a_later_read_shows_is_taken_again(board: Board, ticks: Ticks) -> None:
+    fill(board, candidate(1))
+    assert taken(board) == [1]
+    ticks.now += 0.1
+
+    board.fill(["a"], [candidate(1)], horizon=NOW, since=ticks.now, full=False)
+
+    assert taken(board) == [1]
+
+
+def test_a_stream_that_reports_a_job_after_its_claim_is_not_heard(board: Board) -> None:
+    fill(board, candidate(1, due=-5))
+    assert taken(board) == [1]
+
+    board.offer(candidate(1, due=-5), NOW)
+
+    assert taken(board) == []
+
+
+def test_a_job_that_is_enqueued_anew_under_the_id_of_one_that_was_taken_is_heard_of(board: Board) -> None:
+    fill(board, candidate(1, due=-5))
+    assert taken(board) == [1]
+
+    board.offer(candidate(1, due=-1), NOW)
+
+    assert taken(board) == [1]
+
+
+def test_what_was_taken_is_forgotten_in_time(board: Board, ticks: Ticks) -> None:
+    fill(board, candidate(1), candidate(2))
+    assert taken(board, 1) == [1]
+    began = ticks.now
+    ticks.now += 60.0
+    assert taken(board, 1) == [2]
+
+    board.fill(["a"], [candidate(1), candidate(2)], horizon=NOW, since=began, full=False)
+
+    assert taken(board) == [1]
 
 
 def test_a_board_stays_bounded_however_many_jobs_other_pools_have(ticks: Ticks) -> None:
     board = Board(Others(), monotonic=ticks)
 
     for first in range(0, 20_000, 4000):
-        board.extend("a", [candidate(number) for number in range(first, first + 4000)], horizon=NOW)
+        board.extend("a", [candidate(number) for number in range(first, first + 4000)], horizon=NOW, since=1e9)
 
     assert board.count("a") <= 8000
 
