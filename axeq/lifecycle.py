@@ -107,9 +107,10 @@ def _claimed(token: ObjectId, worker: str, clock: Clock, lease: float, *, attemp
 
 
 def _read_back(ids: Sequence[Any], token: ObjectId) -> Op[list[Record]]:
+    """Returns what carries the token, in the order of `ids`: the server has its own."""
     held = {"_id": {"$in": list(ids)}, "claim.token": token, "state": _DEQUEUED}
-    documents = yield Find(JOBS, held, limit=len(ids))
-    return [Record(document) for document in documents]
+    found = {document["_id"]: document for document in (yield Find(JOBS, held, limit=len(ids)))}
+    return [Record(found[identity]) for identity in ids if identity in found]
 
 
 def _recovered(ids: Sequence[Any], token: ObjectId, clock: Clock, lease: float, *, until: float) -> Op[list[Record]]:

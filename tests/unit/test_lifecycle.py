@@ -263,6 +263,17 @@ def test_a_claim_that_never_left_is_not_looked_for(clock: ScriptedClock) -> None
     assert len(seen) == 2
 
 
+def test_a_batch_is_handed_on_in_the_order_in_which_it_was_claimed_for(clock: ScriptedClock) -> None:
+    urgent, other = held_job(), held_job()
+
+    played = play(
+        claim_many([urgent["_id"], other["_id"]], clock, worker="w", lease=LEASE, patience=1.0),
+        [Counted(2), [other, urgent]],
+    )
+
+    assert [record.id for record in played.result] == [urgent["_id"], other["_id"]]
+
+
 def test_an_unanswered_claim_is_extended_before_it_is_read_back(clock: ScriptedClock) -> None:
     document = given_job()
 
