@@ -32,6 +32,7 @@ CATALOGUE: dict[str, Entry] = {
         (
             f"{_CRASHES}test_a_job_runs_again_once_where_its_process_dies",
             f"{_CRASHES}test_a_process_that_dies_while_it_settles_has_settled_or_has_not",
+            f"{_CRASHES}test_a_job_of_a_killed_worker_does_not_wait_for_the_end_of_a_backlog",
             f"{_DEATH}test_a_job_of_a_killed_worker_runs_again_within_a_lease_and_two_seconds",
         ),
     ),

@@ -304,7 +304,11 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.reference.jobs)
     @rule(which=ANY, fault=FAULTS)
     def retry(self, which: int, fault: Fault | None) -> None:
+        failed = [identity for identity, job in self.reference.jobs.items() if job.state == "failed"]
         identity, job = self._pick(which)
+        if failed and which % 2:  # few are failed at a time, and what is tried often is claimed before
+            identity = failed[which % len(failed)]
+            job = self.reference.jobs[identity]
         holder = self.reference.holder(job.name, job.label)
         possible = job.state in ("failed", "completed", "cancelled")
         free = holder in (None, identity)
