@@ -10,21 +10,14 @@ import json
 import operator
 import os
 import platform
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from mongodb import mongodb
 from rows import FULL, QUICK, ROWS, Bench
-
-from axeq.embedded import Home, open_embedded, take_lock
-
-SERVER_ENDS_WITHIN = 30.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"load average {os.getloadavg()[0]:.2f}"
     )
-    with _server() as (uri, name):
+    with mongodb() as (uri, name):
         _say(name)
         found, failed = _measured(Bench(uri, QUICK if given.quick else FULL, _say), given.only or list(ROWS))
     _print_table(found, to_stderr=given.json)
@@ -135,24 +128,6 @@ def _print_table(found: Mapping[str, float], *, to_stderr: bool) -> None:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
-
-
-@contextmanager
-def _server() -> Iterator[tuple[str, str]]:
-    """Yields a server's URI, and what it is."""
-    if uri := os.environ.get("AXEQ_URI"):
-        yield uri, "the server that AXEQ_URI names"
-        return
-    folder = Path(tempfile.mkdtemp(prefix="axeq-core-"))
-    try:
-        with open_embedded(folder) as embedded:
-            yield embedded.uri, f"{Path(embedded.server).name}, run by axeq with durable commits"
-    finally:
-        # The keeper ends the server some seconds after the last user; its files must outlive it.
-        lock = take_lock(Home(folder).keeper_lock, exclusive=True, timeout=SERVER_ENDS_WITHIN)
-        if lock is not None:
-            os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say(text: str) -> None:

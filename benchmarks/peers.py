@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from axeq.embedded import Home, open_embedded, take_lock
+from mongodb import mongodb
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "peers"
@@ -330,24 +330,7 @@ def _postgres() -> Iterator[tuple[str, str]]:
             )
 
 
-@contextmanager
-def _mongodb() -> Iterator[tuple[str, str]]:
-    if uri := os.environ.get("AXEQ_URI"):
-        yield uri, "the server that AXEQ_URI names"
-        return
-    folder = Path(tempfile.mkdtemp(prefix="axeq-mongodb-"))
-    try:
-        with open_embedded(folder) as embedded:
-            yield embedded.uri, f"{Path(embedded.server).name}, run by axeq with durable commits"
-        # The keeper ends the server some seconds after the last user; its files must outlive it.
-        lock = take_lock(Home(folder).keeper_lock, exclusive=True, timeout=START_LIMIT)
-        if lock is not None:
-            os.close(lock)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-SERVERS: dict[str, Callable[[], Any]] = {"redis": _redis, "postgres": _postgres, "mongodb": _mongodb}
+SERVERS: dict[str, Callable[[], Any]] = {"redis": _redis, "postgres": _postgres, "mongodb": mongodb}
 
 
 @contextmanager
