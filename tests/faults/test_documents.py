@@ -24,7 +24,7 @@ from axeq.outcome import Failed, Limits
 from axeq.record import Record, failure
 from axeq.settlement import settlement
 from tests.support.pools import quick_pool, running
-from tests.support.probe import Probe, probe
+from tests.support.probe import Probe, probe, stored_probe
 from tests.support.waiting import DEADLINE, eventually
 from tests.unit.playing import ScriptedClock, held_job
 
@@ -231,29 +231,10 @@ WRONG: dict[str, dict[str, Any]] = {
 """Documents that no rule can work with; the first field is the one to blame."""
 
 
-def stored(**fields: Any) -> dict[str, Any]:
-    now = milliseconds(datetime.now(UTC))
-    document = {
-        "_id": bson.ObjectId(),
-        "name": "probe",
-        "queue": "default",
-        "version": 1,
-        "data": {},
-        "state": "enqueued",
-        "priority": 0,
-        "created_at": now,
-        "available_at": now - timedelta(seconds=1),
-        "attempts": 0,
-        "lost": 0,
-        **fields,
-    }
-    return {key: value for key, value in document.items() if value is not ...}
-
-
 def others_complete(store: axeq.Store, jobs: Any, corrupted: list[dict[str, Any]], *, settled: bool = False) -> None:
     """Puts good jobs beside corrupted ones, and one after them, and waits until all the good ones have completed."""
     jobs.insert_many(corrupted)
-    jobs.insert_many([stored() for _ in range(50)])
+    jobs.insert_many([stored_probe() for _ in range(50)])
     pool = quick_pool(store, lease=1, drain=1)
     pool.add(axeq.Task(Probe, probe, max_attempts=3, min_delay=0.01, max_delay=0.02))
     with running(pool):
@@ -268,14 +249,14 @@ def others_complete(store: axeq.Store, jobs: Any, corrupted: list[dict[str, Any]
 
 @pytest.mark.parametrize("kind", ["uri"], indirect=True)
 def test_jobs_complete_beside_every_document_that_was_corrupted(store: axeq.Store, jobs: Any) -> None:
-    others_complete(store, jobs, [stored(**fields) for fields in CORRUPTED.values() for _ in range(3)])
+    others_complete(store, jobs, [stored_probe(**fields) for fields in CORRUPTED.values() for _ in range(3)])
 
 
 @pytest.mark.parametrize("kind", ["uri"], indirect=True)
 @pytest.mark.parametrize("what", WRONG)
 def test_jobs_complete_beside_a_document_of_wrong_types(store: axeq.Store, jobs: Any, what: str) -> None:
     fields = WRONG[what]
-    corrupted = [stored(**fields) for _ in range(1 if "_id" in fields else 3)]
+    corrupted = [stored_probe(**fields) for _ in range(1 if "_id" in fields else 3)]
 
     others_complete(store, jobs, corrupted, settled=True)
 

@@ -14,9 +14,8 @@ import pytest
 from bson import ObjectId
 
 import axeq
-from axeq.clock import milliseconds
 from tests.support.pools import quick_pool, running
-from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread
+from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe
 from tests.support.waiting import DEADLINE, eventually
 
 
@@ -55,21 +54,7 @@ def pool_for(store: axeq.Store, handler: Any = probe, **options: Any) -> axeq.Po
 
 def written(jobs: Any, **fields: Any) -> ObjectId:
     """Puts a job into the collection by hand, due a second ago."""
-    now = milliseconds(datetime.now(UTC))
-    document = {
-        "_id": ObjectId(),
-        "name": "probe",
-        "queue": "default",
-        "version": 1,
-        "data": {},
-        "state": "enqueued",
-        "priority": 0,
-        "created_at": now,
-        "available_at": now - timedelta(seconds=1),
-        "attempts": 0,
-        "lost": 0,
-        **fields,
-    }
+    document = stored_probe(**fields)
     jobs.insert_one(document)
     identity: ObjectId = document["_id"]
     return identity

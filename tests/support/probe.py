@@ -6,11 +6,15 @@ import asyncio
 import os
 import signal
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-import axeq
+from bson import ObjectId
 
-__all__ = ["Probe", "probe", "probe_in_process", "probe_in_thread", "release_blocked"]
+import axeq
+from axeq.clock import milliseconds
+
+__all__ = ["Probe", "probe", "probe_in_process", "probe_in_thread", "release_blocked", "stored_probe"]
 
 _unblocked = threading.Event()
 
@@ -66,3 +70,23 @@ def _outcome(ctx: axeq.Context[Probe, Any]) -> Any:
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
     return ctx.model.value
+
+
+def stored_probe(**fields: Any) -> dict[str, Any]:
+    """Returns a job's document as it is stored, due a second ago; `fields` replace its own, `...` takes one away."""
+    now = milliseconds(datetime.now(UTC))
+    document = {
+        "_id": ObjectId(),
+        "name": "probe",
+        "queue": "default",
+        "version": 1,
+        "data": {},
+        "state": "enqueued",
+        "priority": 0,
+        "created_at": now,
+        "available_at": now - timedelta(seconds=1),
+        "attempts": 0,
+        "lost": 0,
+        **fields,
+    }
+    return {key: value for key, value in document.items() if value is not ...}
