@@ -12,6 +12,7 @@ axeq.Queue(store).enqueue(Thumbnail(image="a.jpg"))
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from axeq.asyncqueue import AsyncQueue
 from axeq.errors import (
     AccessDenied,
     AlreadyRunning,
@@ -41,7 +42,7 @@ from axeq.errors import (
 from axeq.handle import AsyncJob, Job
 from axeq.manage import Cancellation
 from axeq.model import Model
-from axeq.queue import AsyncQueue, Queue
+from axeq.queue import Queue
 from axeq.record import Record
 from axeq.states import Cause, State
 from axeq.store import Store

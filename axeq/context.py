@@ -9,8 +9,9 @@ from collections.abc import MutableMapping
 from functools import cached_property
 from typing import Any, Generic
 
+from axeq.asyncqueue import AsyncQueue
 from axeq.model import M, R
-from axeq.queue import AsyncQueue, Queue
+from axeq.queue import Queue
 from axeq.record import Record
 from axeq.store import Store
 

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from axeq import indexes, manage, workers
-from axeq.board import Board
-from axeq.crew import Crew
-from axeq.dispatcher import Dispatcher
 from axeq.duration import Duration, seconds
-from axeq.errors import (
-    AccessDenied,
-    AlreadyRunning,
-    ConfigurationError,
-    StoreError,
-    StoreUnavailable,
-    TaskExists,
-    redact,
-)
-from axeq.feed import Feed
-from axeq.lag import RandomLag, RankedLag
-from axeq.lane import Lane
-from axeq.leases import Leases
-from axeq.lifecycle import Holding
+from axeq.errors import AlreadyRunning, ConfigurationError, TaskExists
 from axeq.model import M, Payload, R, name_of
+from axeq.shift import Plan, Shift
 from axeq.store import Store
 from axeq.task import Handler, Task, TaskOptions
 
@@ -42,10 +24,6 @@ __all__ = ["Pool"]
 
 T = TypeVar("T")
 
-_LOGGER = logging.getLogger("axeq.pool")
-_CONTROLS_EVERY = 5.0
-_UNKNOWN_EVERY = 60.0
-_UNKNOWN_CAP = 1000
 _SHORTEST_LEASE = 0.5
 
 
@@ -94,7 +72,7 @@ class Pool:
         self._lag = lag
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._running = threading.Lock()
-        self._shift: _Shift | None = None
+        self._shift: Shift | None = None
         self._stopping = threading.Lock()
         self._stop_asked = False
 
@@ -148,6 +126,20 @@ class Pool:
             if self._shift is not None:
                 self._shift.ask_to_end()
 
+    def _plan(self) -> Plan:
+        return Plan(
+            store=self.store,
+            queue=self.queue,
+            tasks=self.tasks,
+            worker=self.worker,
+            lease=self._lease,
+            drain=self._drain,
+            max_lag=self._max_lag,
+            lag=self._lag,
+            counts=self.counts,
+            unknown=self.unknown,
+        )
+
     async def __aenter__(self) -> Self:
         if not self._tasks:
             raise ConfigurationError("the pool has no tasks: add one with @pool.task(Model)")
@@ -159,7 +151,7 @@ class Pool:
             raise AlreadyRunning("the pool is running already")
         try:
             with self._stopping:
-                self._shift = _Shift(self)
+                self._shift = Shift(self._plan())
                 if self._stop_asked:
                     self._shift.ask_to_end()
             await self._shift.start()
@@ -196,183 +188,6 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.worker} of {self.queue!r}: {', '.join(self._tasks) or 'no tasks'}>"
-
-
-class _Shift:
-    """One run of a pool, from its start to its end, on one loop."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._store = pool.store
-        self._loop = asyncio.get_running_loop()
-        self._ending = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._background: list[asyncio.Task[None]] = []
-        self._ended: asyncio.Task[None] | None = None
-        lanes = {task.name: Lane(task) for task in pool.tasks}
-        self._versions = {task.name: task.binding.version for task in pool.tasks}
-        self._leases = Leases(self._store, lease=pool._lease, report=self._report)
-        self._crew = Crew(
-            self._store, lanes, self._leases, lease=pool._lease, counts=pool.counts, wake=self._wake, freed=self._freed
-        )
-        self._lag: RankedLag | RandomLag = (
-            RankedLag(pool.worker, pool._max_lag) if pool._lag == "ranked" else RandomLag(pool._max_lag)
-        )
-        self._board = board = Board(self._lag, monotonic=self._store.clock.monotonic)
-        self._feed = Feed(
-            self._store,
-            pool.queue,
-            self._versions,
-            board,
-            interval=min(task.interval for task in pool.tasks),
-            wake=self._wake,
-            cancelled=self._crew.cancel,
-        )
-        self._dispatcher = Dispatcher(
-            self._store,
-            lanes,
-            board=board,
-            feed=self._feed,
-            crew=self._crew,
-            leases=self._leases,
-            lag=self._lag,
-            counts=pool.counts,
-            worker=pool.worker,
-            lease=pool._lease,
-        )
-
-    async def start(self) -> None:
-        await self._store.acapabilities()
-        await self._create_indexes()
-        await self._read_controls()
-        await self._announce()
-        self._leases.start()
-        for work in (
-            self._dispatcher.run(),
-            self._feed.run(),
-            self._every(_CONTROLS_EVERY, self._read_controls),
-            self._every(workers.HEARTBEAT, self._announce),
-            self._every(_UNKNOWN_EVERY, self._count_unknown, at_once=True),
-            self._every(self._pool._lease / 10, self._watch_held),
-        ):
-            task = self._loop.create_task(work)
-            task.add_done_callback(self._noticed)
-            self._background.append(task)
-
-    def ask_to_end(self) -> None:
-        """Has the shift end. From any thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._ending.set)
-
-    def signalled(self) -> None:
-        """Has the shift end, and at a second signal at once. On its loop."""
-        if self._ending.is_set():
-            self._hurry.set()
-        self._ending.set()
-
-    async def asked_to_end(self) -> None:
-        """Waits until somebody asks the shift to end, or part of it has failed."""
-        await self._ending.wait()
-
-    async def end(self) -> None:
-        """Ends the shift; safe to call twice, and not undone where its caller is cancelled."""
-        if self._ended is None:
-            self._ended = self._loop.create_task(self._end())
-        await asyncio.shield(self._ended)
-
-    async def _end(self) -> None:
-        self._ending.set()
-        dispatching, *others = self._background
-        self._dispatcher.end()
-        await asyncio.wait([dispatching])  # the claim under way ends, and what it brought is given back
-        await self._leave()
-        await self._crew.close(drain=self._pool._drain, hurry=self._hurry)
-        await _cancelled([*others, *self._feed.reads])
-        await asyncio.to_thread(self._leases.stop)
-        for task in self._background:
-            if not task.cancelled() and task.exception() is not None:
-                raise task.exception() or AssertionError
-
-    def _noticed(self, task: asyncio.Task[None]) -> None:
-        """Ends the pool where part of it has failed: half a pool would hold jobs that nobody runs."""
-        if not task.cancelled() and task.exception() is not None:
-            _LOGGER.error("the pool ends: %s", redact(repr(task.exception())))
-            self._ending.set()
-
-    def _wake(self) -> None:
-        self._dispatcher.wake()
-
-    def _freed(self) -> None:
-        self._feed.hint()
-
-    def _report(self, holding: Holding) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._crew.heard, holding)
-
-    async def _create_indexes(self) -> None:
-        try:
-            await self._store.arun(indexes.ensure())
-        except AccessDenied as error:
-            _LOGGER.warning("indexes not created, run `axeq indexes ensure` as somebody who may: %s", error)
-        except StoreUnavailable:
-            raise
-        except StoreError as error:
-            _LOGGER.warning("indexes not created, see `axeq indexes ensure`: %s", error)
-
-    async def _read_controls(self) -> None:
-        paused = await self._store.arun(manage.paused(self._pool.queue))
-        if paused != self._dispatcher.paused:
-            self._dispatcher.paused = paused
-            self._wake()
-
-    async def _announce(self) -> None:
-        others = await self._store.arun(
-            workers.announce(self._pool.worker, self._pool.queue, list(self._versions), self._store.clock)
-        )
-        if isinstance(self._lag, RankedLag) and self._lag.meet(others):
-            self._board.rank_anew(self._store.clock.earliest())
-            self._wake()
-
-    async def _leave(self) -> None:
-        try:
-            await self._store.arun(workers.leave(self._pool.worker, self._store.clock))
-        except StoreError as error:
-            _LOGGER.warning("other pools learn late that this one has ended: %s", error)
-
-    async def _count_unknown(self) -> None:
-        with suppress(TimeoutError):  # its reads cost as much as a page or more: a busy pool has better to do
-            await asyncio.wait_for(self._feed.resting(), _UNKNOWN_EVERY)
-        rule = manage.count_unknown(self._pool.queue, self._versions, self._store.clock, cap=_UNKNOWN_CAP)
-        counts = await self._store.arun(rule)
-        for name in counts.keys() - self._pool.unknown.keys():
-            _LOGGER.warning("jobs of %r are due, and no task here understands them: left alone", name)
-        self._pool.unknown = counts
-
-    async def _watch_held(self) -> None:
-        for held in self._leases.lapsed():
-            self._crew.lose(held, "no extension was acknowledged for a whole lease")
-        self._crew.give_back_surplus()
-
-    async def _every(
-        self, period: float, work: Callable[[], Coroutine[Any, Any, None]], *, at_once: bool = False
-    ) -> None:
-        if not at_once:
-            await asyncio.sleep(period)
-        while True:
-            try:
-                await work()
-            except StoreError as error:
-                _LOGGER.warning("%s", error)
-            await asyncio.sleep(period)
-
-
-async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancels tasks until they have ended: a driver in the middle of a command may swallow a cancellation."""
-    pending = {task for task in tasks if not task.done()}
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
 class _signals:  # noqa: N801 - used as a statement

@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "documents": ("codec", "model", "record"),
     "wire": ("wire", "simulated", "capabilities", "servers", "embedded", "clients", "store"),
     "rules": ("outcome", "enqueue", "due", "backlog", "lifecycle", "settlement", "manage", "workers", "indexes"),
-    "faces": ("handle", "callback", "queue", "context", "task"),
+    "faces": ("handle", "callback", "options", "queue", "asyncqueue", "context", "task"),
     "running": (
         "lag",
         "board",
@@ -37,6 +37,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "lane",
         "crew",
         "dispatcher",
+        "shift",
         "pool",
     ),
     "edges": ("keeper", "measure", "screen", "demo", "cli"),

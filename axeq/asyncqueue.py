@@ -1,0 +1,170 @@
+"""The producer's face in async code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Unpack, overload
+
+from axeq import enqueue as rules
+from axeq import indexes, manage
+from axeq.callback import AsyncBuild, AsyncCallback, AsyncWhen, SessionOf
+from axeq.duration import Duration, seconds
+from axeq.handle import AsyncJob
+from axeq.manage import Cancellation
+from axeq.model import M, Payload, R, bind
+from axeq.options import BatchOptions, EnqueueOptions, checked, task_name, wanted
+from axeq.queue import Face
+from axeq.record import identity
+from axeq.states import State
+
+__all__ = ["AsyncQueue"]
+
+
+class AsyncQueue(Face):
+    """Where async code puts jobs and looks after them; otherwise as `Queue`."""
+
+    @overload
+    async def enqueue(
+        self,
+        payload: Payload[M, R],
+        **options: Unpack[EnqueueOptions],
+    ) -> AsyncJob[M, R]: ...
+    @overload
+    async def enqueue(
+        self,
+        payload: M,
+        *,
+        name: str,
+        **options: Unpack[EnqueueOptions],
+    ) -> AsyncJob[M, Any]: ...
+    async def enqueue(
+        self, payload: Any, *, name: str | None = None, **options: Unpack[EnqueueOptions]
+    ) -> AsyncJob[Any, Any]:
+        """Stores a job and returns its handle; options and errors as for `Queue.enqueue`.
+
+        `session` is a pymongo `AsyncClientSession`, or Motor's.
+        """
+        session = options.pop("session", None)
+        binding = bind(type(payload), name=name)
+        draft = self._draft(binding, payload, checked("enqueue", options))
+        if draft.label is not None:
+            await self._ready_labels()
+        clock = self.store.clock
+        if session is None:
+            document = await self.store.arun(rules.insert(draft, clock))
+            self.store.announce([document])
+        else:
+            (document,) = await self.store.arun(rules.insert_joined([draft], clock), session=session)
+        return AsyncJob(document, self.store, binding)
+
+    @overload
+    async def enqueue_many(
+        self,
+        payloads: Iterable[Payload[M, R]],
+        **options: Unpack[BatchOptions],
+    ) -> list[AsyncJob[M, R]]: ...
+    @overload
+    async def enqueue_many(
+        self,
+        payloads: Iterable[M],
+        *,
+        name: str,
+        **options: Unpack[BatchOptions],
+    ) -> list[AsyncJob[M, Any]]: ...
+    async def enqueue_many(
+        self, payloads: Iterable[Any], *, name: str | None = None, **options: Unpack[BatchOptions]
+    ) -> list[AsyncJob[Any, Any]]:
+        """Stores many jobs in one command and returns their handles, in order; otherwise as
+        `Queue.enqueue_many`.
+        """
+        session = options.pop("session", None)
+        drafts, bindings = self._drafts(payloads, name, options)
+        if not drafts:
+            return []
+        rule = rules.insert_many if session is None else rules.insert_joined
+        documents = await self.store.arun(rule(drafts, self.store.clock), session=session)
+        if session is None:
+            self.store.announce(documents)
+        return [AsyncJob(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
+
+    def callback(
+        self,
+        build: AsyncBuild,
+        *,
+        delay: Duration = 0,
+        when: AsyncWhen | None = None,
+        name: str | None = None,
+        session: SessionOf | None = None,
+    ) -> AsyncCallback:
+        """Returns a web callback; otherwise as `Queue.callback`, and its functions may be async.
+
+        In FastAPI `dependencies=[Depends(queue.callback(build))]`, after the transaction's where there is one;
+        in Starlette `Route(path, queue.callback(build).route(endpoint))`; in both
+        `app.add_middleware(queue.callback(build).middleware)`. The session is `request.state.session`.
+        """
+        return AsyncCallback(self, build, delay=delay, when=when, name=name, session=session)
+
+    async def get(self, id: Any, *, model: type[M] | None = None) -> AsyncJob[M, Any]:
+        """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
+        return AsyncJob(
+            (await self.store.arun(manage.get(identity(id)))).document, self.store, bind(model) if model else None
+        )
+
+    async def find(
+        self,
+        *,
+        state: State | None = None,
+        name: str | None = None,
+        label: str | None = None,
+        limit: int = 100,
+        skip: int = 0,
+    ) -> list[AsyncJob[Any, Any]]:
+        """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`."""
+        found = await self.store.arun(
+            manage.find(self.name, **wanted(name, label), state=state, limit=limit, skip=skip)
+        )
+        return [AsyncJob(record.document, self.store, None) for record in found]
+
+    async def wait(self, id: Any, *, timeout: Duration | None = None) -> AsyncJob[Any, Any]:
+        """Waits until a job has completed and returns it; errors and `timeout` as for `AsyncJob.wait`."""
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        record = await self.store.arun(
+            manage.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec)
+        )
+        return AsyncJob(record.document, self.store, None)
+
+    async def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
+        """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
+        return await self.store.arun(manage.cancel(identity(id), self.store.clock, reason=reason))
+
+    async def retry(self, id: Any) -> AsyncJob[Any, Any]:
+        """Enqueues a failed or ended job once more, due now. Raises `JobNotFound`, `LabelTaken`."""
+        record = await self.store.arun(manage.retry(identity(id), self.store.clock))
+        return AsyncJob(record.document, self.store, None)
+
+    async def remove(self, id: Any) -> bool:
+        """Deletes a job, in flight or not, and returns whether it was there."""
+        return await self.store.arun(manage.remove(identity(id)))
+
+    async def stats(self, *, cap: int = 10_000) -> dict[State, int]:
+        """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
+        10,000).
+        """
+        return await self.store.arun(manage.stats(self.name, cap=cap))
+
+    async def pause(self, name: str | None = None) -> None:
+        """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""
+        await self.store.arun(manage.pause(self.name, task_name(name)))
+
+    async def resume(self, name: str | None = None) -> None:
+        """Takes a pause of this queue, or of its task `name`, back."""
+        await self.store.arun(manage.resume(self.name, task_name(name)))
+
+    async def ensure_indexes(self) -> list[str]:
+        """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
+        return await self.store.arun(indexes.ensure())
+
+    async def _ready_labels(self) -> None:
+        if not self._labels_ready:
+            await self.store.arun(indexes.secure("label", self.store.place.collection))
+            self._labels_ready = True

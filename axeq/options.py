@@ -1,0 +1,106 @@
+"""What an enqueue takes, and the check of each option before anything is sent."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict
+
+from axeq.duration import Duration, aware, seconds
+from axeq.errors import ConfigurationError
+from axeq.model import name_of
+from axeq.record import identity
+
+__all__ = ["BATCH_OPTIONS", "ENQUEUE_OPTIONS", "BatchOptions", "EnqueueOptions", "checked", "task_name", "wanted"]
+
+_PRIORITIES = range(-(2**15), 2**15)
+_LONGEST_NAME = 512
+_FARTHEST = timedelta(days=3650)
+
+
+class BatchOptions(TypedDict, total=False):
+    """What `enqueue_many` takes for all of its jobs; the meanings are those of `Queue.enqueue`."""
+
+    delay: Duration
+    run_at: datetime | None
+    deadline: datetime | None
+    priority: int
+    retention: Duration | None
+    session: Any
+
+
+class EnqueueOptions(BatchOptions, total=False):
+    """What `enqueue` takes; the meanings are those of `Queue.enqueue`."""
+
+    label: str | None
+    id: Any
+
+
+BATCH_OPTIONS = frozenset(typing.get_type_hints(BatchOptions))
+ENQUEUE_OPTIONS = frozenset(typing.get_type_hints(EnqueueOptions))
+
+
+def checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = ENQUEUE_OPTIONS) -> dict[str, Any]:
+    """Returns the options of an enqueue as a draft takes them; raises `ConfigurationError` naming the one that
+    is wrong.
+    """
+    unknown = options.keys() - known
+    if unknown:
+        raise ConfigurationError(f"{verb} takes no {', '.join(sorted(unknown))}: see help(axeq.Queue.{verb})")
+    return {option: _CHECKS[option](value) for option, value in options.items()} | _due(options)
+
+
+def wanted(name: Any, label: Any) -> dict[str, str | None]:
+    """Returns what a search asks for, checked: as text it can be no operator of a filter."""
+    return {"name": task_name(name), "label": _label(label)}
+
+
+def task_name(name: Any) -> str | None:
+    return None if name is None else name_of(name)
+
+
+def _due(options: Mapping[str, Any]) -> dict[str, Any]:
+    delay, run_at = options.get("delay", 0), options.get("run_at")
+    wait = seconds(delay, "delay")
+    if run_at is not None and wait:
+        raise ConfigurationError("give delay or run_at, not both")
+    if run_at is not None and aware(run_at, "run_at") > datetime.now(UTC) + _FARTHEST:
+        raise ConfigurationError("run_at must be within ten years")
+    return {"delay": wait, "run_at": run_at}
+
+
+def _label(label: Any) -> str | None:
+    if label is not None and not (isinstance(label, str) and 0 < len(label) <= _LONGEST_NAME):
+        raise ConfigurationError(f"label must be text of 1 to {_LONGEST_NAME} characters, not {label!r:.100}")
+    return label
+
+
+def _priority(priority: Any) -> int:
+    if isinstance(priority, bool) or not isinstance(priority, int) or priority not in _PRIORITIES:
+        raise ConfigurationError(f"priority must be a whole number from -32768 to 32767, not {priority!r:.100}")
+    return priority
+
+
+def _identity(value: Any) -> Any:
+    # One line, for logs name jobs by their ids.
+    if isinstance(value, str | bytes) and not (0 < len(value) <= _LONGEST_NAME):
+        raise ConfigurationError(f"id must be 1 to {_LONGEST_NAME} characters, not {len(value):,}")
+    if isinstance(value, str) and not value.isprintable():
+        raise ConfigurationError(f"id must be of printable characters, not {value!r:.100}")
+    return None if value is None else identity(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "delay": _same,
+    "run_at": _same,
+    "deadline": lambda value: None if value is None else aware(value, "deadline"),
+    "retention": lambda value: None if value is None else seconds(value, "retention"),
+    "label": _label,
+    "priority": _priority,
+    "id": _identity,
+}
