@@ -166,5 +166,5 @@ class AsyncQueue(Face):
 
     async def _ready_labels(self) -> None:
         if not self._labels_ready:
-            await self.store.arun(indexes.secure("label", self.store.place.collection))
+            await self.store.arun(indexes.secure("label", self.store.place))
             self._labels_ready = True

@@ -36,6 +36,7 @@ class Draft:
     data: Document
     id: Any = None
     label: str | None = None
+    group: str | None = None
     priority: int = 0
     delay: float = 0.0
     run_at: datetime | None = None
@@ -59,6 +60,8 @@ class Draft:
         }
         if self.label is not None:
             document["label"] = self.label
+        if self.group is not None:
+            document["group"] = self.group
         if self.deadline is not None:
             document["deadline"] = milliseconds(self.deadline)
         if self.retention is not None:

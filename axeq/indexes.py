@@ -1,14 +1,14 @@
-"""The indexes of the jobs collection as data: created from here, and rendered into `indexes/` from here."""
+"""The indexes of axeq's collections as data: created from here, and rendered into `indexes/` from here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from axeq.errors import AccessDenied, IndexMissing
-from axeq.wire import JOBS, Call, Op
+from axeq.wire import ISOLATIONS, JOBS, Call, Op, Place
 
 __all__ = ["INDEXES", "Index", "ensure", "missing", "render", "secure"]
 
@@ -17,13 +17,14 @@ _LIVE = {"available_at": {"$exists": True}}
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """One index: its keys in order, its options, and which operations need it."""
+    """One index: its keys in order, its options, which operations need it, and of which collection it is."""
 
     name: str
     keys: tuple[tuple[str, int], ...]
     needed_by: str
     shape: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    collection: str = JOBS
 
     @property
     def specification(self) -> dict[str, Any]:
@@ -75,6 +76,14 @@ INDEXES: tuple[Index, ...] = (
         "{state, queue, finished_at: {$exists: true}} sorted by {finished_at: -1}",
         {"partialFilterExpression": {"finished_at": {"$exists": True}}},
     ),
+    Index(
+        "isolation",
+        (("until", 1),),
+        "the server's removal of markers whose isolation has passed",
+        "the TTL monitor",
+        {"expireAfterSeconds": 0},
+        ISOLATIONS,
+    ),
 )
 
 
@@ -82,38 +91,65 @@ def ensure() -> Op[list[str]]:
     """Creates the indexes that are missing and returns the names of all; an existing equal index is left as it
     is.
     """
-    names: list[str] = yield Call(JOBS, "create_indexes", ([index.specification for index in INDEXES],))
+    names: list[str] = []
+    for collection in _by_collection():
+        names += yield from _created(collection)
     return names
 
 
 def missing() -> Op[list[Index]]:
     """Returns the indexes that do not exist."""
-    present = {entry["name"] for entry in (yield Call(JOBS, "list_indexes"))}
-    return [index for index in INDEXES if index.name not in present]
+    absent: list[Index] = []
+    for collection in _by_collection():
+        absent += yield from _missing_from(collection)
+    return absent
 
 
-def secure(name: str, collection: str) -> Op[None]:
-    """Makes sure that the index called `name` exists.
+def secure(name: str, place: Place) -> Op[None]:
+    """Makes sure that the index called `name` exists, as the others of its collection.
 
     Creates it where the account may; raises `IndexMissing` where it may not and the index is not there.
     """
+    wanted = next(index for index in INDEXES if index.name == name)
     try:
-        yield from ensure()
-        return
-    except AccessDenied:
-        pass  # it may still exist: somebody else creates the indexes then
-    for index in (yield from missing()):
-        if index.name == name:
-            raise IndexMissing(index.name, collection, f"serves {index.needed_by}")
+        yield from _created(wanted.collection)
+    except AccessDenied:  # it may still exist: somebody else creates the indexes then
+        if wanted in (yield from _missing_from(wanted.collection)):
+            raise IndexMissing(name, place.name(wanted.collection), f"serves {wanted.needed_by}") from None
+
+
+def _created(collection: str) -> Op[list[str]]:
+    specifications = [index.specification for index in _by_collection()[collection]]
+    names: list[str] = yield Call(collection, "create_indexes", (specifications,))
+    return names
+
+
+def _missing_from(collection: str) -> Op[list[Index]]:
+    present = {entry["name"] for entry in (yield Call(collection, "list_indexes"))}
+    return [index for index in _by_collection()[collection] if index.name not in present]
+
+
+def _by_collection() -> dict[str, list[Index]]:
+    declared: dict[str, list[Index]] = {}
+    for index in INDEXES:
+        declared.setdefault(index.collection, []).append(index)
+    return declared
 
 
 def render() -> dict[str, str]:
-    """Returns the files of `indexes/` by name: JSON, a mongosh script, and the page that says what needs what."""
-    return {"jobs.json": _as_json(), "create.js": _as_script(), "README.md": _as_page()}
+    """Returns the files of `indexes/` by name: JSON for each collection, a mongosh script, and the page that says
+    what needs what.
+    """
+    files = {f"{_shown(collection)}.json": _as_json(declared) for collection, declared in _by_collection().items()}
+    return {**files, "create.js": _as_script(), "README.md": _as_page()}
 
 
-def _as_json() -> str:
-    return json.dumps([index.specification for index in INDEXES], indent=2) + "\n"
+def _shown(collection: str) -> str:
+    return Place("").name(collection)
+
+
+def _as_json(declared: Sequence[Index]) -> str:
+    return json.dumps([index.specification for index in declared], indent=2) + "\n"
 
 
 def _as_script() -> str:
@@ -123,23 +159,29 @@ def _as_script() -> str:
     ]
     for index in INDEXES:
         options = {"name": index.name, **index.options}
-        lines.append(f"db.jobs.createIndex({json.dumps(dict(index.keys))}, {json.dumps(options)});")
+        collection = json.dumps(_shown(index.collection))
+        lines.append(
+            f"db.getCollection({collection}).createIndex({json.dumps(dict(index.keys))}, {json.dumps(options)});"
+        )
     return "\n".join(lines) + "\n"
 
 
 def _as_page() -> str:
     lines = [
-        "# Indexes of the jobs collection",
+        "# Indexes of axeq's collections",
         "",
         "Generated from `axeq/indexes.py` by `axeq indexes render indexes`; a test fails when the two differ.",
         "A pool creates them when it starts. Where the application may not, somebody who may runs",
         "`axeq indexes ensure` or `mongosh URI indexes/create.js`.",
         "",
-        "| index | keys | options | needed by | query |",
-        "| --- | --- | --- | --- | --- |",
+        "| collection | index | keys | options | needed by | query |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for index in INDEXES:
         keys = ", ".join(f"{key}: {direction}" for key, direction in index.keys)
         options = f"`{json.dumps(index.options)}`" if index.options else ""
-        lines.append(f"| `{index.name}` | `{{{keys}}}` | {options} | {index.needed_by} | `{index.shape}` |")
+        collection = _shown(index.collection)
+        lines.append(
+            f"| `{collection}` | `{index.name}` | `{{{keys}}}` | {options} | {index.needed_by} | `{index.shape}` |"
+        )
     return "\n".join(lines) + "\n"

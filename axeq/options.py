@@ -27,6 +27,7 @@ class BatchOptions(TypedDict, total=False):
     deadline: datetime | None
     priority: int
     retention: Duration | None
+    group: str | None
     session: Any
 
 
@@ -71,9 +72,17 @@ def _due(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _label(label: Any) -> str | None:
-    if label is not None and not (isinstance(label, str) and 0 < len(label) <= _LONGEST_NAME):
-        raise ConfigurationError(f"label must be text of 1 to {_LONGEST_NAME} characters, not {label!r:.100}")
-    return label
+    return _text("label", label)
+
+
+def _group(group: Any) -> str | None:
+    return _text("group", group)
+
+
+def _text(option: str, text: Any) -> str | None:
+    if text is not None and not (isinstance(text, str) and 0 < len(text) <= _LONGEST_NAME):
+        raise ConfigurationError(f"{option} must be text of 1 to {_LONGEST_NAME} characters, not {text!r:.100}")
+    return text
 
 
 def _priority(priority: Any) -> int:
@@ -101,6 +110,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "deadline": lambda value: None if value is None else aware(value, "deadline"),
     "retention": lambda value: None if value is None else seconds(value, "retention"),
     "label": _label,
+    "group": _group,
     "priority": _priority,
     "id": _identity,
 }

@@ -86,7 +86,8 @@ class Queue(Face):
         `payload` is a `Model`, or any pydantic model with a `name`. `delay` (`timedelta` or seconds) or
         `run_at` (aware datetime) says when it is due, default at once; `deadline` until when it may start.
         `label` is unique among the live jobs of the task. `priority` is -32768 to 32767, lower sooner, default
-        0. `retention` is how long the job is kept after it has ended, default the task's. `id` (default a new
+        0. `retention` is how long the job is kept after it has ended, default the task's. `group` names the
+        group that it is handled with, for a task that takes groups. `id` (default a new
         ObjectId) makes the enqueue idempotent: an existing job of that id is returned as it is. `session` joins
         the caller's transaction. Raises `PayloadInvalid`, `PayloadTooLarge`, `LabelTaken`, `EnqueueUnknown`,
         `StoreError`, and `ConfigurationError` for an option that cannot work; nothing is sent then.
@@ -216,5 +217,5 @@ class Queue(Face):
 
     def _ready_labels(self) -> None:
         if not self._labels_ready:
-            self.store.run(indexes.secure("label", self.store.place.collection))
+            self.store.run(indexes.secure("label", self.store.place))
             self._labels_ready = True

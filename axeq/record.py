@@ -41,7 +41,7 @@ _TRACEBACK_LENGTH = 16_384
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """Later than any job was enqueued: sums with it must stay within the years that a datetime holds."""
 _MOST = 2**53
-_SELDOM = frozenset(("cancel", "deadline", "max_attempts", "retention", "timeout"))
+_SELDOM = frozenset(("cancel", "deadline", "group", "max_attempts", "retention", "timeout"))
 _NO_ERROR: Document = {}
 _NO_EVENTS: list[Document] = []
 
@@ -80,6 +80,11 @@ class Record:
     def label(self) -> str | None:
         """The label, unique among the live jobs of the task; None without one."""
         return self.document.get("label")
+
+    @property
+    def group(self) -> str | None:
+        """The group of jobs that it is handled with; None without one."""
+        return self.document.get("group")
 
     @property
     def data(self) -> Any:
@@ -346,6 +351,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool], bool]] = {
     "name": ("text", lambda value: isinstance(value, str), True),
     "version": ("a number", _is_number, False),
     "priority": ("a number", _is_number, False),
+    "group": ("text", lambda value: isinstance(value, str), False),
     "created_at": ("a date", _is_moment, True),
     "available_at": ("a date", lambda value: isinstance(value, datetime), True),
     "attempts": ("a number", _is_number, False),

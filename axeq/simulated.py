@@ -14,8 +14,8 @@ from bson.codec_options import CodecOptions
 
 from axeq.clock import Clock
 from axeq.codec import CODEC_OPTIONS
-from axeq.errors import StoreError
-from axeq.wire import Call, Command, Find, Merge, Op, Place, Sleep, Update, adrive, drive, translated
+from axeq.errors import ServerUnsuitable, StoreError
+from axeq.wire import Call, Command, Find, Merge, Op, Place, Sleep, Transaction, Update, adrive, drive, translated
 
 __all__ = ["SimulatedWire"]
 
@@ -57,6 +57,8 @@ class SimulatedWire:
         if isinstance(command, Sleep):
             time.sleep(command.seconds)
             return None
+        if isinstance(command, Transaction):
+            raise ServerUnsuitable("mongomock has no transactions: use a replica set")
         with self._lock, translated(self._place, self.clock):
             collection = self._database[self._place.name(command.collection)]
             if isinstance(command, Find):

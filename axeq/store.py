@@ -32,7 +32,7 @@ from axeq.codec import Codec
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, ServerUnsuitable, redact
 from axeq.record import Document
-from axeq.wire import AsyncWire, Op, Place, SyncWire
+from axeq.wire import ISOLATIONS, JOBS, AsyncWire, Op, Place, SyncWire
 
 __all__ = ["Store"]
 
@@ -245,7 +245,7 @@ class Store:
                 arguments = {"host": self._embedded.uri}
                 self.place = replace(self.place, host=host_of(arguments))
                 self._clients = Clients(arguments)
-                _create_collection(self._clients.sync(), self.place)
+                _create_collections(self._clients.sync(), self.place)
             return self._clients
 
     def _joined(self, session: Any) -> SyncWire:
@@ -264,13 +264,15 @@ def _simulated(database: Any, place: Place, clock: Clock) -> SimulatedWire:
     return SimulatedWire(database, place, clock)
 
 
-def _create_collection(client: MongoClient[Any], place: Place) -> None:
-    """Creates the jobs collection, where it is not there.
+def _create_collections(client: MongoClient[Any], place: Place) -> None:
+    """Creates the collections that have indexes, where they are not there.
 
-    SecantusDB 0.7.0b3 deadlocks when the first insert and the first index each create it at the same time.
+    SecantusDB 0.7.0b3 deadlocks when the first insert and the first index each create one at the same time.
     """
-    with suppress(CollectionInvalid):
-        client.get_database(place.database, write_concern=WriteConcern("majority")).create_collection(place.collection)
+    database = client.get_database(place.database, write_concern=WriteConcern("majority"))
+    for collection in (JOBS, ISOLATIONS):
+        with suppress(CollectionInvalid):
+            database.create_collection(place.name(collection))
 
 
 def _reopened(target: str, database: str, collection: str, timeout: float, codec: Codec | None) -> Store:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import bson
 import pymongo
-from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import errors as driver
 from pymongo.asynchronous.change_stream import AsyncChangeStream
@@ -29,17 +27,27 @@ from pymongo.write_concern import WriteConcern
 
 from axeq.clock import Clock
 from axeq.codec import CODEC_OPTIONS
-from axeq.errors import (
-    AccessDenied,
-    AxeqError,
-    DuplicateKey,
-    PayloadInvalid,
-    StoreError,
-    StoreUnavailable,
+from axeq.commands import (
+    CONTROL,
+    ISOLATIONS,
+    JOBS,
+    WORKERS,
+    Call,
+    Command,
+    Find,
+    Merge,
+    Op,
+    Place,
+    Sleep,
+    Transaction,
+    Update,
 )
+from axeq.errors import AxeqError
+from axeq.translation import translated
 
 __all__ = [
     "CONTROL",
+    "ISOLATIONS",
     "JOBS",
     "WORKERS",
     "AsyncWire",
@@ -51,6 +59,7 @@ __all__ = [
     "Place",
     "Sleep",
     "SyncWire",
+    "Transaction",
     "Update",
     "adrive",
     "drive",
@@ -63,79 +72,6 @@ _MOST_MERGED = 50
 """How many documents one statement of a merge changes: the search for a document's own fields is linear."""
 _LARGEST_MERGE = 8 * 1024 * 1024
 """In bytes of BSON, half of what a statement may have."""
-
-JOBS = "jobs"
-"""The collection of jobs, by the name that commands use."""
-CONTROL = "control"
-"""The collection of control documents, such as paused queues."""
-WORKERS = "workers"
-"""The collection of live pools."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One command: a collection's method, as pymongo names it, and its arguments.
-
-    `timeout` in seconds is its deadline, None the store's.
-    """
-
-    collection: str
-    method: str
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Find:
-    """One read; its reply is the list of documents. `limit` 0 reads all of them."""
-
-    collection: str
-    filter: Mapping[str, Any]
-    projection: Mapping[str, Any] | None = None
-    sort: Sequence[tuple[str, int]] | None = None
-    limit: int = 0
-    skip: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One entry of a `bulk_write`: what `filter` matches, the first or `many`, is changed by `update`."""
-
-    filter: Mapping[str, Any]
-    update: Mapping[str, Any]
-    many: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """One entry of a `bulk_write` for many documents: each of those in `fields`, by id, that `filter` matches takes
-    on the fields of its own and loses those of `unset`.
-    """
-
-    filter: Mapping[str, Any]
-    fields: Mapping[Any, Mapping[str, Any]]
-    unset: Sequence[str]
-
-    def singles(self) -> list[Update]:
-        """Returns the same as an update for each document."""
-        unset = dict.fromkeys(self.unset, "")
-        return [
-            Update({**self.filter, "_id": identity}, {"$set": fields, "$unset": unset})
-            for identity, fields in self.fields.items()
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """A pause of so many seconds before a rule goes on."""
-
-    seconds: float
-
-
-Command = Call | Find | Sleep
-Op = Generator[Command, Any, T]
-"""A rule under way: it yields commands, is sent replies, and returns a `T`."""
 
 
 def drive(op: Op[T], execute: Callable[[Command], Any]) -> T:
@@ -168,25 +104,6 @@ async def adrive(op: Op[T], execute: Callable[[Command], Awaitable[Any]]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a store's collections are, and on what terms.
-
-    `host` names the server in errors, without credentials; `timeout` is each command's deadline in seconds, `selection`
-    that of finding a server at all.
-    """
-
-    database: str
-    collection: str = "jobs"
-    host: str = "its address"
-    timeout: float = 10.0
-    selection: float = 10.0
-
-    def name(self, collection: str) -> str:
-        """Returns the real name of a collection that commands call by its short one."""
-        return self.collection if collection == JOBS else f"{self.collection}.{collection}"
 
 
 class _Handles:
@@ -260,12 +177,22 @@ class SyncWire:
         if isinstance(command, Sleep):
             time.sleep(command.seconds)
             return None
+        if isinstance(command, Transaction):
+            return self._transact(command)
         with translated(self._place, self.clock, self._session), pymongo.timeout(_deadline(command, self._place)):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
                 return list(_cursor(collection, command, self._session))
             reply = getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
             return list(reply) if command.method == "list_indexes" else reply
+
+    def _transact(self, command: Transaction) -> Any:
+        if self._session is not None:
+            return drive(command.rule(), self._execute)
+        limit = _deadline(command, self._place)
+        with translated(self._place, self.clock), pymongo.timeout(limit), self.client.start_session() as session:
+            joined = SyncWire(self.client, self._place, self.clock, session=session)
+            return session.with_transaction(lambda _: drive(command.rule(), joined._execute), **_TERMS)
 
 
 class AsyncWire:
@@ -321,6 +248,8 @@ class AsyncWire:
         if isinstance(command, Sleep):
             await asyncio.sleep(command.seconds)
             return None
+        if isinstance(command, Transaction):
+            return await self._transact(command)
         with translated(self._place, self.clock, self._session), pymongo.timeout(_deadline(command, self._place)):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
@@ -328,9 +257,26 @@ class AsyncWire:
             reply = await getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
             return await reply.to_list(None) if command.method == "list_indexes" else reply
 
+    async def _transact(self, command: Transaction) -> Any:
+        if self._session is not None:
+            return await adrive(command.rule(), self._execute)
+        limit = _deadline(command, self._place)
+        with translated(self._place, self.clock), pymongo.timeout(limit):
+            async with self.client.start_session() as session:
+                joined = AsyncWire(self.client, self._place, self.clock, session=session)
+                return await session.with_transaction(lambda _: adrive(command.rule(), joined._execute), **_TERMS)
 
-def _deadline(command: Call | Find, place: Place) -> float:
-    timeout = command.timeout if isinstance(command, Call) else None
+
+_TERMS: Mapping[str, Any] = {
+    "read_concern": ReadConcern("snapshot"),
+    "write_concern": WriteConcern("majority"),
+    "read_preference": ReadPreference.PRIMARY,
+}
+"""On which terms axeq's own transactions run, whatever the client's are."""
+
+
+def _deadline(command: Call | Find | Transaction, place: Place) -> float:
+    timeout = None if isinstance(command, Find) else command.timeout
     return place.timeout if timeout is None else timeout
 
 
@@ -398,84 +344,3 @@ def _observe(clock: Clock, hello: Mapping[str, Any], sent: float) -> None:
         clock.observe(moment if moment.tzinfo else moment.replace(tzinfo=UTC), sent, received)
     else:
         clock.observe(datetime.now(UTC), sent, received)
-
-
-_TRANSIENT_CODES = frozenset(
-    # The retryable errors of the driver specification (retryable writes), and those of an overloaded or ending server.
-    {
-        6,
-        7,
-        50,
-        64,
-        89,
-        91,
-        112,
-        134,
-        189,
-        202,
-        262,
-        317,
-        358,
-        384,
-        462,
-        9001,
-        10058,
-        10107,
-        11600,
-        11602,
-        13435,
-        13436,
-    }
-)
-_DENIED_CODES = frozenset({13, 18, 8000})
-_DUPLICATE = 11000
-
-
-@contextmanager
-def translated(place: Place, clock: Clock, session: Any = None) -> Iterator[None]:
-    """Turns the driver's errors into axeq's own; in a `session` only those that rules have an answer to."""
-    try:
-        yield
-    except driver.DuplicateKeyError:
-        raise DuplicateKey from None
-    except driver.BulkWriteError as error:
-        failure = _bulk_failure(place, error)
-        if session is not None and not isinstance(failure, DuplicateKey):
-            raise
-        raise failure from error
-    except (driver.DocumentTooLarge, BSONError, UnicodeEncodeError, OverflowError) as error:
-        raise PayloadInvalid(f"the server cannot store it: {type(error).__name__}") from None
-    except driver.PyMongoError as error:
-        if session is not None:
-            raise
-        if _is_transient(error):
-            clock.doubt()
-            unsent = isinstance(error, driver.ServerSelectionTimeoutError | driver.WaitQueueTimeoutError)
-            raise StoreUnavailable(place.host, _brief(error), sent=not unsent) from error
-        if isinstance(error, driver.OperationFailure) and error.code in _DENIED_CODES:
-            raise AccessDenied(place.host, _brief(error)) from None
-        raise StoreError(f"MongoDB at {place.host}: {_brief(error)}") from error
-
-
-def _is_transient(error: driver.PyMongoError) -> bool:
-    if isinstance(error, driver.ConnectionFailure | driver.WTimeoutError | driver.ExecutionTimeout) or error.timeout:
-        return True
-    return isinstance(error, driver.OperationFailure) and error.code in _TRANSIENT_CODES
-
-
-def _bulk_failure(place: Place, error: driver.BulkWriteError) -> AxeqError:
-    details = error.details or {}
-    failures: list[Mapping[str, Any]] = details.get("writeErrors") or []
-    codes = {failure.get("code") for failure in failures}
-    if failures and codes == {_DUPLICATE} and not details.get("writeConcernErrors"):
-        return DuplicateKey([int(failure["index"]) for failure in failures])
-    if codes <= _TRANSIENT_CODES | {_DUPLICATE}:
-        return StoreUnavailable(place.host, "a bulk write was not confirmed")
-    first = failures[0].get("errmsg", "") if failures else "a bulk write failed"
-    return StoreError(f"MongoDB at {place.host}: {first}")
-
-
-def _brief(error: BaseException) -> str:
-    """Returns the cause without the driver's dump of the whole topology."""
-    text = str(error).split(" (configured timeouts")[0].split(", Timeout:")[0].split(", full error")[0]
-    return " ".join(text.split()) or type(error).__name__

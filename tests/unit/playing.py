@@ -13,7 +13,7 @@ from mongomock.filtering import filter_applies
 
 from axeq.errors import StoreUnavailable
 from axeq.record import Document, Record
-from axeq.wire import Call, Command, Find, Op, Sleep, drive
+from axeq.wire import Call, Command, Find, Op, Sleep, Transaction, drive
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 DOUBT = timedelta(milliseconds=40)
@@ -73,7 +73,8 @@ def play(
     """Runs `rule` to its end on `replies`; its commands are also added to `seen`, for a rule that raises.
 
     A reply that is an exception is raised, one that is callable is called with the command, and a final `...`
-    repeats the one before it for ever. A sleep takes no reply and moves `clock`.
+    repeats the one before it for ever. A sleep takes no reply and moves `clock`. A transaction's commands take
+    theirs, and then its commit does.
     """
     commands: list[Command] = [] if seen is None else seen
     script = _script(replies)
@@ -84,9 +85,16 @@ def play(
             assert clock is not None, "a rule that sleeps is played with its clock"
             clock.elapsed += command.seconds
             return None
+        if isinstance(command, Transaction):
+            result = drive(command.rule(), execute)
+            answer("the commit")
+            return result
+        return answer(command)
+
+    def answer(asking: Any) -> Any:
         reply = next(script, ...)
-        assert reply is not ..., f"no reply left for {command}"
-        reply = reply(command) if callable(reply) else reply
+        assert reply is not ..., f"no reply left for {asking}"
+        reply = reply(asking) if callable(reply) else reply
         if isinstance(reply, BaseException):
             raise reply
         return reply
@@ -108,7 +116,7 @@ def _script(replies: Sequence[Any]) -> Iterator[Any]:
 
 def asked(commands: Sequence[Command]) -> list[Call | Find]:
     """Returns the commands that went to the server."""
-    return [command for command in commands if not isinstance(command, Sleep)]
+    return [command for command in commands if isinstance(command, Call | Find)]
 
 
 def slept(commands: Sequence[Command]) -> float:

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "axeq"
 LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "states", "backoff", "clock", "duration"),
     "documents": ("codec", "model", "record"),
-    "wire": ("wire", "simulated", "capabilities", "servers", "embedded", "clients", "store"),
+    "wire": ("commands", "translation", "wire", "simulated", "capabilities", "servers", "embedded", "clients", "store"),
     "rules": ("outcome", "enqueue", "due", "backlog", "lifecycle", "settlement", "manage", "workers", "indexes"),
     "faces": ("handle", "callback", "options", "queue", "asyncqueue", "context", "task"),
     "running": (

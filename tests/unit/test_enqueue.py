@@ -52,6 +52,13 @@ def test_a_new_job_is_due_at_once_and_has_no_field_that_says_nothing(clock: Scri
     }
 
 
+def test_the_group_of_a_job_is_a_field_of_its_own(clock: ScriptedClock) -> None:
+    document = draft(group="customer-7").document(clock, clock.earliest())
+
+    assert document["group"] == "customer-7"
+    assert Record(document).group == "customer-7"
+
+
 def test_a_delay_counts_from_the_upper_bound_of_server_time(clock: ScriptedClock) -> None:
     assert draft(delay=5.0).document(clock, clock.earliest())["available_at"] == NOW + DOUBT + 5 * SECOND
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
 from axeq import indexes
 from axeq.errors import AccessDenied, IndexMissing
 from axeq.indexes import INDEXES
-from axeq.wire import Call
+from axeq.wire import ISOLATIONS, JOBS, Call, Find, Place
 
 from .playing import given_job, matches, play
 
 FOLDER = Path(__file__).parents[2] / "indexes"
 NAMES = [index.name for index in INDEXES]
+COLLECTIONS = list(dict.fromkeys(index.collection for index in INDEXES))
+PLACE = Place("shop")
 DENIED = AccessDenied("h", "not authorized")
 
 
@@ -29,14 +32,19 @@ def test_the_folder_holds_nothing_else() -> None:
 
 
 def test_the_json_is_what_create_indexes_takes() -> None:
-    assert json.loads(indexes.render()["jobs.json"]) == [index.specification for index in INDEXES]
+    rendered = indexes.render()
+
+    for collection in COLLECTIONS:
+        declared = [index.specification for index in INDEXES if index.collection == collection]
+        assert json.loads(rendered[f"{PLACE.name(collection)}.json"]) == declared
 
 
 def test_the_script_creates_every_index_once() -> None:
     script = indexes.render()["create.js"]
 
     assert [script.count(f'"name": "{name}"') for name in NAMES] == [1] * len(NAMES)
-    assert script.count("db.jobs.createIndex(") == len(NAMES)
+    assert script.count('db.getCollection("jobs").createIndex(') == sum(index.collection == JOBS for index in INDEXES)
+    assert script.count(".createIndex(") == len(NAMES)
 
 
 def test_the_page_says_of_every_index_what_needs_it() -> None:
@@ -64,27 +72,44 @@ def test_jobs_that_have_ended_do_not_burden_the_claims(name: str) -> None:
     assert not matches(index.options["partialFilterExpression"], given_job(available_at=None))
 
 
-def test_ensuring_creates_all_in_one_command() -> None:
-    played = play(indexes.ensure(), [NAMES])
-
-    (call,) = played.asked
-    assert isinstance(call, Call)
-    assert call.method == "create_indexes"
-    assert [specification["name"] for specification in call.args[0]] == played.result == NAMES
+def names_in(collection: str) -> list[str]:
+    return [index.name for index in INDEXES if index.collection == collection]
 
 
-def test_missing_indexes_are_found_by_name() -> None:
-    present = [{"name": "_id_"}, *({"name": name} for name in NAMES if name != "label")]
+def test_ensuring_creates_all_in_one_command_for_each_collection() -> None:
+    played = play(indexes.ensure(), [names_in(collection) for collection in COLLECTIONS])
 
-    assert [index.name for index in play(indexes.missing(), [present]).result] == ["label"]
+    created = {call.collection: [index["name"] for index in call.args[0]] for call in played.asked if is_creation(call)}
+    assert created == {collection: names_in(collection) for collection in COLLECTIONS}
+    assert played.result == NAMES
+
+
+def is_creation(command: Call | Find) -> TypeGuard[Call]:
+    return isinstance(command, Call) and command.method == "create_indexes"
+
+
+def listed(collection: str, *absent: str) -> list[dict[str, str]]:
+    """Returns the reply to a listing of a collection's indexes, without those that are `absent`."""
+    return [{"name": "_id_"}, *({"name": name} for name in names_in(collection) if name not in absent)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_indexes_are_found_by_name(name: str) -> None:
+    assert [index.name for index in play(indexes.missing(), [listed(each, name) for each in COLLECTIONS]).result] == [
+        name
+    ]
 
 
 def test_an_account_that_may_not_create_indexes_can_rely_on_one_that_exists() -> None:
-    assert play(indexes.secure("label", "jobs"), [DENIED, [{"name": "label"}]]).result is None
+    assert play(indexes.secure("label", PLACE), [DENIED, listed(JOBS, "claim")]).result is None
 
 
-def test_an_index_that_is_missing_and_may_not_be_created_is_named() -> None:
+@pytest.mark.parametrize(("name", "collection"), [("label", JOBS), ("isolation", ISOLATIONS)])
+def test_an_index_that_is_missing_and_may_not_be_created_is_named_with_its_collection(
+    name: str, collection: str
+) -> None:
     with pytest.raises(IndexMissing, match="axeq indexes ensure") as raised:
-        play(indexes.secure("label", "jobs"), [DENIED, [{"name": "claim"}]])
+        play(indexes.secure(name, PLACE), [DENIED, listed(collection, name)])
 
-    assert raised.value.index == "label"
+    assert raised.value.index == name
+    assert repr(PLACE.name(collection)) in str(raised.value)

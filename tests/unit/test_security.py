@@ -639,21 +639,26 @@ RIGHTS = {
     "find": {"find"},
 }
 """What MongoDB asks of an account, by command."""
+INDEXED = ["JOBS", "ISOLATIONS"]
+INDEXING = {"createIndex", "listIndexes"}
 
 
 def test_the_documented_roles_allow_every_command_of_axeq_and_no_more() -> None:
-    needed: dict[str, set[str]] = {"JOBS": {"changeStream"}, "CONTROL": set(), "WORKERS": set()}
+    needed: dict[str, set[str]] = {"JOBS": {"changeStream"}, "CONTROL": set(), "WORKERS": set(), "ISOLATIONS": set()}
     for _, node in sources():
         for collection, command in _commands(node):
-            needed[collection] |= RIGHTS[command]
+            for each in INDEXED if collection == "collection" else [collection]:
+                needed[each] |= RIGHTS[command]
 
-    indexes = needed["JOBS"] - {"createIndex"}
+    written = {"find", "insert", "update", "remove"}
     assert needed["WORKERS"] | needed["CONTROL"] <= {"find", "update", "remove"}
+    assert needed["ISOLATIONS"] - INDEXING <= written
     assert _documented("axeq") == {
-        "jobs": indexes,
-        **{f"jobs.{name}": {"find", "insert", "update", "remove"} for name in ("control", "workers")},
+        "jobs": needed["JOBS"] - {"createIndex"},
+        "jobs.isolations": written | {"listIndexes"},
+        **{f"jobs.{name}": written for name in ("control", "workers")},
     }
-    assert _documented("axeqIndexes") == {"jobs": {"createIndex", "listIndexes"}}
+    assert _documented("axeqIndexes") == {"jobs": INDEXING, "jobs.isolations": INDEXING}
 
 
 def test_the_code_of_the_page_runs() -> None:

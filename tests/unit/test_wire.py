@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import bson
+import mongomock
 import pytest
 from pymongo import errors as driver
 
+import axeq
 from axeq import wire
 from axeq.clock import LocalClock
 from axeq.errors import (
@@ -17,10 +19,11 @@ from axeq.errors import (
     AxeqError,
     DuplicateKey,
     PayloadInvalid,
+    ServerUnsuitable,
     StoreError,
     StoreUnavailable,
 )
-from axeq.wire import JOBS, Call, Command, Find, Op, Place, Sleep, adrive, drive
+from axeq.wire import JOBS, Call, Command, Find, Op, Place, Sleep, Transaction, adrive, drive
 
 PLACE = Place("shop", host="db.example:27017")
 COMMAND = Find(JOBS, {})
@@ -158,6 +161,22 @@ def test_a_passing_failure_says_whether_the_command_may_have_been_carried_out(ca
     assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [driver.ServerSelectionTimeoutError("no servers found"), driver.WaitQueueTimeoutError("no connection free")],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_commit_that_is_repeated_in_vain_may_have_been_carried_out_by_its_first_try(
+    cause: driver.AutoReconnect,
+) -> None:
+    cause._add_error_label("UnknownTransactionCommitResult")
+
+    error = translated(cause)
+
+    assert isinstance(error, StoreUnavailable)
+    assert error.sent is True
+
+
 def test_a_passing_failure_has_the_servers_time_measured_anew() -> None:
     clock = WatchedClock()
 
@@ -252,6 +271,26 @@ def test_in_a_transaction_a_duplicate_key_is_still_an_answer_for_the_rule() -> N
 @pytest.mark.parametrize("error", [KeyError("bug"), asyncio.CancelledError()], ids=["a bug", "a cancellation"])
 def test_what_is_no_failure_of_the_driver_is_left_as_it_is(error: BaseException) -> None:
     assert translated(error) is error
+
+
+@pytest.mark.parametrize("run", ["run", "arun"])
+def test_a_store_without_transactions_says_so_and_writes_nothing(run: str) -> None:
+    store = axeq.Store(mongomock.MongoClient().db)
+
+    def inserting() -> Op[None]:
+        yield Call(JOBS, "insert_one", ({"_id": 1},))
+
+    def rule() -> Op[None]:
+        yield Transaction(inserting)
+
+    with pytest.raises(ServerUnsuitable, match="transactions"):
+        store.run(rule()) if run == "run" else asyncio.run(store.arun(rule()))
+
+    assert store.run(_counted()) == 0
+
+
+def _counted() -> Op[int]:
+    return (yield Call(JOBS, "count_documents", ({},)))
 
 
 def test_no_error_of_the_wire_shows_credentials() -> None:
