@@ -12,6 +12,7 @@ axeq.Queue(store).enqueue(Thumbnail(image="a.jpg"))
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from axeq import backoff
 from axeq.asyncqueue import AsyncQueue
 from axeq.errors import (
     AccessDenied,
@@ -42,9 +43,10 @@ from axeq.errors import (
 from axeq.handle import AsyncJob, Job
 from axeq.manage import Cancellation
 from axeq.model import Model
+from axeq.priority import Priority
 from axeq.queue import Queue
 from axeq.record import Record
-from axeq.states import Cause, State
+from axeq.states import Cause, Phase, State
 from axeq.store import Store
 
 if TYPE_CHECKING:
@@ -76,7 +78,9 @@ __all__ = [
     "PayloadInvalid",
     "PayloadSealed",
     "PayloadTooLarge",
+    "Phase",
     "Pool",
+    "Priority",
     "Queue",
     "Record",
     "ResultInvalid",
@@ -90,6 +94,7 @@ __all__ = [
     "Task",
     "TaskExists",
     "WaitTimeout",
+    "backoff",
 ]
 
 _OF_WORKERS = {"Context": "axeq.context", "Pool": "axeq.pool", "Task": "axeq.task"}

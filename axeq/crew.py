@@ -14,7 +14,7 @@ from axeq.executor import Attempt, Executor, Stop
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.lifecycle import Held, Holding
-from axeq.outcome import Flawed, Outcome, Released, decide, judge, sealed
+from axeq.outcome import Flawed, Outcome, Released, fault, judge
 from axeq.record import Record
 from axeq.settlement import Settled, Settlement, settlement
 from axeq.settler import Settler
@@ -174,7 +174,10 @@ class Crew:
     async def _work(self, lane: Lane, attempt: Attempt) -> None:
         outcome: Outcome | None
         try:
-            attempt.timers.append(asyncio.get_running_loop().call_later(attempt.timeout, self._overran, attempt))
+            left, stop = attempt.first_end(self._store.clock)
+            if not left:
+                attempt.request_stop(stop)  # it was claimed in time, and no worker came to it in time
+            attempt.timers.append(asyncio.get_running_loop().call_later(left, self._overran, attempt, stop))
             outcome = await self._executor.execute(attempt)
         except Exception as error:  # noqa: BLE001 - a worker that died unheard would hold its job for ever
             outcome = self._mishap(attempt, error)
@@ -196,13 +199,12 @@ class Crew:
 
     def _mishap(self, attempt: Attempt, error: Exception) -> Outcome:
         """Returns what becomes of a job that failed outside of its handler."""
-        record, codec = attempt.record, self._store.codec
+        record = attempt.record
         _LOGGER.error("job %s (%s) could not be run: %s, see its error", record.id, record.name, type(error).__name__)
-        outcome = decide(error, record, attempt.task.limits)
-        return outcome if codec is None else sealed(outcome, codec)
+        return self._executor.conclude(attempt, fault(error, record, attempt.task.limits))
 
-    def _overran(self, attempt: Attempt) -> None:
-        attempt.request_stop(Stop.TIMEOUT)
+    def _overran(self, attempt: Attempt, stop: Stop) -> None:
+        attempt.request_stop(stop)
         self._abandon_later(attempt)
 
     def _abandon_later(self, attempt: Attempt) -> None:

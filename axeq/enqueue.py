@@ -41,6 +41,8 @@ class Draft:
     delay: float = 0.0
     run_at: datetime | None = None
     deadline: datetime | None = None
+    max_attempts: int | None = None
+    timeout: float | None = None
     retention: float | None = None
 
     def document(self, clock: Clock, now: datetime) -> Document:
@@ -64,6 +66,10 @@ class Draft:
             document["group"] = self.group
         if self.deadline is not None:
             document["deadline"] = milliseconds(self.deadline)
+        if self.max_attempts is not None:
+            document["max_attempts"] = self.max_attempts
+        if self.timeout is not None:
+            document["timeout"] = self.timeout
         if self.retention is not None:
             document["retention"] = self.retention
         return document

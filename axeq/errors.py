@@ -292,10 +292,21 @@ class Cancel(Exception):
 class Snooze(Exception):
     """Raised by a handler to put the job back until later. The attempt is not counted.
 
-    Exactly one of `delay` (`timedelta` or seconds) and `at` (aware datetime) is given.
+    Exactly one of `delay` (`timedelta` or seconds) and `at` (aware datetime) is given. `data`, a payload of the
+    job's own model and at most 8 MiB of BSON, replaces the payload: what the next attempt starts from. `reason` is
+    kept in the job's events.
     """
 
-    def __init__(self, *, delay: timedelta | float | None = None, at: datetime | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        *,
+        delay: timedelta | float | None = None,
+        at: datetime | None = None,
+        data: Any = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__()  # what is pickled are the attributes
         self.delay = delay
         self.at = at
+        self.data = data
+        self.reason = reason

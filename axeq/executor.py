@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from functools import partial
@@ -15,9 +16,22 @@ from pydantic import ValidationError
 
 from axeq.clock import Clock
 from axeq.context import Context
-from axeq.errors import AxeqError, Cancel, PayloadSealed, Retry, Snooze
-from axeq.outcome import Cancelled, Completed, Outcome, Released, Snoozed, decide, sealed
-from axeq.processes import Processes
+from axeq.errors import Cancel, PayloadSealed, ResultInvalid, Retry, Snooze
+from axeq.model import LARGEST_PAYLOAD
+from axeq.outcome import (
+    Cancelled,
+    Completed,
+    Failed,
+    Outcome,
+    Released,
+    Snoozed,
+    decide,
+    describe,
+    fault,
+    sealed,
+    unlimited,
+)
+from axeq.processes import ProcessDied, Processes
 from axeq.record import Record, failure
 from axeq.states import Cause
 from axeq.store import Store
@@ -29,15 +43,24 @@ __all__ = ["Attempt", "Executor", "Stop"]
 _LOGGER = logging.getLogger("axeq.pool")
 _SEALED_PAUSE = 60.0
 """Seconds that a job is left to pools that can open it."""
+_WARN_EVERY = 25
+"""Failures of a job without a limit after which the log says so."""
 
 
 class Stop(Enum):
     """Why a handler was told to stop."""
 
     TIMEOUT = "timeout"
+    DEADLINE = "deadline"
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
     LOST = "lost"
+
+
+_FINAL_STOPS = (Stop.LOST, Stop.TIMEOUT, Stop.DEADLINE)
+"""What a handler's return comes too late for."""
+_OF_A_STOP = (asyncio.CancelledError, ProcessDied, Retry, Cancel, Snooze)
+"""What says nothing about why a handler that was told to stop did not finish."""
 
 
 class Attempt:
@@ -74,6 +97,17 @@ class Attempt:
     def timeout(self) -> float:
         """The limit of this attempt in seconds."""
         return self.task.timeout if self.record.timeout is None else self.record.timeout
+
+    def first_end(self, clock: Clock, timeout: float | None = None) -> tuple[float, Stop]:
+        """Returns in how many seconds the attempt is to end, and why: `timeout` from now (default its own), or the
+        job's deadline where that comes first.
+        """
+        limit = self.timeout if timeout is None else timeout
+        deadline = self.record.deadline
+        if deadline is None:
+            return limit, Stop.TIMEOUT
+        left = max((deadline - clock.earliest()).total_seconds(), 0.0)
+        return (left, Stop.DEADLINE) if left < limit else (limit, Stop.TIMEOUT)
 
     def request_stop(self, stop: Stop, reason: str = "") -> None:
         """Tells the handler to stop; the first reason counts, but for a lost lease, which overrides any."""
@@ -118,9 +152,9 @@ class Executor:
         except PayloadSealed as error:
             return self._left_to_others(attempt.record, error)
         except Exception as error:  # noqa: BLE001 - an upgrade hook may raise anything; the raw data is kept
-            return self._kept(_invalid(error))
+            return self.conclude(attempt, _invalid(error))
         if attempt.stop is not None:
-            return self._kept(_stopped(attempt, None))
+            return self._stopped(attempt, None)
         clock = self._store.clock
         context: Context[Any, Any] = Context(
             model=model,
@@ -157,25 +191,43 @@ class Executor:
             return await handler(context)
         if attempt.task.executor == "thread":
             return await self._threads.call(partial(_in_thread, handler, context))
-        return await self._processes.call(attempt, handler, context)
+        return await self._processes.call(attempt, handler, context, attempt.task.limits)
 
     def _ended(self, attempt: Attempt, value: Any, error: BaseException | None, clock: Clock) -> Outcome | None:
         attempt.end(clock.earliest())
         if attempt.stop is not None:
             _forget_cancellation()
-            if error is not None or attempt.stop in (Stop.LOST, Stop.TIMEOUT):
-                return self._kept(_stopped(attempt, error))
+            if error is not None or attempt.stop in _FINAL_STOPS:
+                return self._stopped(attempt, error)
         if error is not None:
-            return self._kept(decide(_failure(error), attempt.record, attempt.task.limits))
+            return self.conclude(attempt, _judged(attempt, error))
         try:
             return Completed(attempt.task.binding.encode_result(value, attempt.task.max_result, self._store.codec))
-        except AxeqError as invalid:
-            return self._kept(decide(invalid, attempt.record, attempt.task.limits))
+        except ResultInvalid as invalid:
+            return self.conclude(attempt, decide(invalid, attempt.record, attempt.task.limits))
+        except PayloadSealed as unsealed:
+            return self.conclude(attempt, fault(unsealed, attempt.record, attempt.task.limits))
 
-    def _kept(self, outcome: Outcome | None) -> Outcome | None:
-        """Returns an outcome as it may be stored."""
+    def conclude(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Returns an outcome as it may be stored, and tells the log what is to be known of it."""
+        if isinstance(outcome, Snoozed) and outcome.data is not None:
+            outcome = self._with_payload(attempt, outcome)
+        _tell(attempt, outcome)
         codec = self._store.codec
-        return outcome if codec is None or outcome is None else sealed(outcome, codec)
+        return outcome if codec is None else sealed(outcome, codec)
+
+    def _with_payload(self, attempt: Attempt, outcome: Snoozed) -> Outcome:
+        """Returns a snooze with its new payload as it is stored; a failure where it cannot be."""
+        binding = attempt.task.binding
+        try:
+            data = binding.encode(outcome.data, LARGEST_PAYLOAD, self._store.codec)
+        except Exception as error:  # noqa: BLE001 - a serializer of the model may raise anything
+            return fault(error, attempt.record, attempt.task.limits)
+        return replace(outcome, data=data, version=binding.version)
+
+    def _stopped(self, attempt: Attempt, error: BaseException | None) -> Outcome | None:
+        """Returns what becomes of a job whose handler was told to stop; None where its lease is lost."""
+        return None if attempt.stop is Stop.LOST else self.conclude(attempt, _stopped(attempt, error))
 
     def _left_to_others(self, record: Record, error: PayloadSealed) -> Outcome:
         """Puts a job back, uncounted: another pool may have the codec, or this one after its next start."""
@@ -199,25 +251,51 @@ def _in_thread(handler: Any, context: Context[Any, Any]) -> Any:
     return copy_context().run(handler, context)
 
 
-def _failure(error: BaseException) -> BaseException:
+def _tell(attempt: Attempt, outcome: Outcome) -> None:
+    record = attempt.record
+    if isinstance(outcome, Failed | Cancelled | Snoozed) and outcome.mistake:
+        _LOGGER.error("job %s (%s): %s", record.id, record.name, outcome.mistake)
+    if isinstance(outcome, Failed) and record.attempts % _WARN_EVERY == 0 and unlimited(record, attempt.task.limits):
+        _LOGGER.warning(
+            "job %s (%s) has failed %d times and has no limit: give its task max_attempts",
+            record.id,
+            record.name,
+            record.attempts,
+        )
+
+
+def _judged(attempt: Attempt, error: BaseException) -> Outcome:
+    """Returns what becomes of a job whose handler raised, though nothing had told it to stop."""
     if isinstance(error, asyncio.CancelledError):
-        return RuntimeError("the handler raised CancelledError though nothing had asked it to stop")
-    return error
+        error = RuntimeError("the handler raised CancelledError though nothing had asked it to stop")
+    rule = fault if isinstance(error, ProcessDied) else decide
+    return rule(error, attempt.record, attempt.task.limits)
 
 
-def _stopped(attempt: Attempt, error: BaseException | None) -> Outcome | None:
-    """Returns what becomes of a job whose handler was told to stop."""
-    if attempt.stop is Stop.LOST:
-        return None
+def _stopped(attempt: Attempt, error: BaseException | None) -> Outcome:
     if attempt.stop is Stop.TIMEOUT:
         late = TimeoutError(f"the attempt ran longer than its {attempt.timeout:g} s")
         late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
         return decide(late, attempt.record, attempt.task.limits)
+    if attempt.stop is Stop.DEADLINE:
+        return _expired(attempt, error)
     if attempt.stop is Stop.CANCEL:
         return Cancelled(Cause.REQUESTED, attempt.reason)
     if isinstance(error, Retry | Cancel | Snooze):
         return decide(error, attempt.record, attempt.task.limits)
     return Released(attempt.reason or "shutdown")
+
+
+def _expired(attempt: Attempt, error: BaseException | None) -> Cancelled:
+    deadline = attempt.record.deadline
+    assert deadline is not None
+    when = "before its handler could start" if attempt.started_at is None else "while its handler ran"
+    of_its_own = error is not None and not isinstance(error, _OF_A_STOP)
+    return Cancelled(
+        Cause.EXPIRED,
+        f"its deadline {deadline.isoformat()} passed {when}",
+        describe(error) if error is not None and of_its_own else None,
+    )
 
 
 def _invalid(error: Exception) -> Cancelled:

@@ -11,7 +11,8 @@ from axeq.duration import Duration, seconds
 from axeq.errors import PayloadSealed
 from axeq.manage import Cancellation
 from axeq.model import Binding, M, R
-from axeq.record import Document, Record, opened_failure
+from axeq.record import Document, FailedAttempt, Record, opened_failure, phase_at, raised
+from axeq.states import Phase
 from axeq.store import Store
 
 __all__ = ["AsyncJob", "Job"]
@@ -53,6 +54,16 @@ class _Handle(Record, Generic[M, R]):
     def error(self) -> Mapping[str, Any] | None:
         """The last failure as `type`, `message` and `traceback`, opened as `data` is; None without one."""
         return opened_failure(super().error, self._store.codec)
+
+    @property
+    def errors(self) -> list[FailedAttempt]:
+        """Its last failures, oldest first, opened as `data` is."""
+        return [raised(entry, self._store.codec) for entry in self._told() if "type" in entry]
+
+    @property
+    def phase(self) -> Phase:
+        """How the job as last read looks now, by the server's clock."""
+        return phase_at(self, self._store.clock.earliest())
 
     def _seen(self, field: str) -> Any:
         stored = self.document.get(field)

@@ -26,7 +26,10 @@ M = TypeVar("M", bound=BaseModel)
 M_co = TypeVar("M_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-__all__ = ["Binding", "M", "Model", "Payload", "R", "bind", "name_of"]
+__all__ = ["LARGEST_PAYLOAD", "Binding", "M", "Model", "Payload", "R", "bind", "name_of"]
+
+LARGEST_PAYLOAD = 8 * 1024 * 1024
+"""Bytes of BSON: with a result beside it, and what a job has of its own, within MongoDB's 16 MiB."""
 
 
 class Payload(Protocol[M_co, R_co]):

@@ -16,6 +16,7 @@ __all__ = ["BATCH_OPTIONS", "ENQUEUE_OPTIONS", "BatchOptions", "EnqueueOptions",
 
 _PRIORITIES = range(-(2**15), 2**15)
 _LONGEST_NAME = 512
+_MOST_ATTEMPTS = 2**31 - 1
 _FARTHEST = timedelta(days=3650)
 
 
@@ -26,6 +27,8 @@ class BatchOptions(TypedDict, total=False):
     run_at: datetime | None
     deadline: datetime | None
     priority: int
+    max_attempts: int | None
+    timeout: Duration | None
     retention: Duration | None
     group: str | None
     session: Any
@@ -88,7 +91,15 @@ def _text(option: str, text: Any) -> str | None:
 def _priority(priority: Any) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int) or priority not in _PRIORITIES:
         raise ConfigurationError(f"priority must be a whole number from -32768 to 32767, not {priority!r:.100}")
-    return priority
+    return int(priority)  # plain, where it is a Priority
+
+
+def _attempts(most: Any) -> int | None:
+    if most is None:
+        return None
+    if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most <= _MOST_ATTEMPTS:
+        raise ConfigurationError(f"max_attempts must be a whole number from 0 to {_MOST_ATTEMPTS:,}, not {most!r:.100}")
+    return int(most)
 
 
 def _identity(value: Any) -> Any:
@@ -108,6 +119,8 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "delay": _same,
     "run_at": _same,
     "deadline": lambda value: None if value is None else aware(value, "deadline"),
+    "max_attempts": _attempts,
+    "timeout": lambda value: None if value is None else seconds(value, "timeout", zero=False),
     "retention": lambda value: None if value is None else seconds(value, "retention"),
     "label": _label,
     "group": _group,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from axeq.backoff import Backoff
+from axeq import backoff
 from axeq.codec import Codec
 from axeq.duration import aware, seconds
 from axeq.errors import Cancel, ConfigurationError, ResultInvalid, Retry, Snooze
-from axeq.record import Document, Record, event, failure, flaw, sealed_failure, usual
+from axeq.record import Document, Record, event, excerpt, failure, flaw, sealed_failure, usual
 from axeq.states import Cause, State
 
 __all__ = [
@@ -26,20 +27,28 @@ __all__ = [
     "Snoozed",
     "decide",
     "end_flawed",
+    "fault",
     "judge",
     "sealed",
+    "unlimited",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How often a task's job may be tried and how long it is kept. Durations in seconds."""
+    """How often and after what a task's job may be tried, and how long it is kept. Durations in seconds.
+
+    `retry_on` None is every exception; `is_failure` None takes each for a failure.
+    """
 
     max_attempts: int = 0
     max_lost: int | None = 5
-    backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
+    backoff: backoff.Curve = backoff.CLASSIC
     retention: float = 7 * 86_400.0
     cancelled_retention: float = 30 * 86_400.0
+    retry_on: tuple[type[BaseException], ...] | None = None
+    no_retry_on: tuple[type[BaseException], ...] = ()
+    is_failure: Callable[[BaseException], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +60,45 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """To be tried again, `delay` seconds from now or `at` a moment."""
+    """To be tried again, `delay` seconds from now or `at` a moment.
+
+    `excerpt` is what its event keeps of a sealed error; `mistake` is for the log: what of the task's own rules
+    could not be asked.
+    """
 
     error: Document
     delay: float = 0.0
     at: datetime | None = None
+    excerpt: Document | None = None
+    mistake: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Ended without completing."""
+    """Ended without completing; `error` is this attempt's own, the rest is as for `Failed`."""
 
     cause: Cause
     reason: str = ""
     error: Document | None = None
+    excerpt: Document | None = None
+    mistake: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Snoozed:
-    """Put back, uncounted, for `delay` seconds or until `at`."""
+    """Put back, uncounted, for `delay` seconds or until `at`.
+
+    `data` is the payload that replaces the job's, None for none: a model as long as `version` is None, then plain
+    BSON of that version. `error` is an exception that was no failure, `mistake` as for `Failed`.
+    """
 
     delay: float = 0.0
     at: datetime | None = None
     reason: str = ""
+    data: Any = None
+    version: int | None = None
+    error: Document | None = None
+    mistake: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +119,14 @@ Outcome = Completed | Failed | Cancelled | Snoozed | Released | Flawed
 
 
 class Reported(Exception):
-    """A failure that happened in another process. `document` is the job's `error`."""
+    """A failure that happened in another process. `document` is the job's `error`; `outcome` is what was decided
+    there, where the exception itself was.
+    """
 
-    def __init__(self, document: Document) -> None:
-        super().__init__(document)
+    def __init__(self, document: Document, outcome: Outcome | None = None) -> None:
+        super().__init__(document, outcome)
         self.document = document
+        self.outcome = outcome
 
 
 def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | Flawed | None:
@@ -115,18 +143,19 @@ def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | Flawed |
         return Cancelled(
             Cause.EXHAUSTED,
             f"{record.lost - 1} leases lost in a row, the limit is {limits.max_lost}",
-            _kept(record),
         )
     allowed = _allowed(record, limits)
     if allowed and record.attempts > allowed:
-        return Cancelled(Cause.EXHAUSTED, f"no attempt left of {allowed}", _kept(record))
+        return Cancelled(Cause.EXHAUSTED, f"no attempt left of {allowed}")
     if record.deadline is not None and record.deadline <= now:
         return Cancelled(Cause.EXPIRED, f"its deadline {record.deadline.isoformat()} has passed")
     return None
 
 
 def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
-    """Returns what an exception that ended an attempt makes of the job."""
+    """Returns what an exception of a handler, or its running too long, makes of the job."""
+    if isinstance(error, Reported):
+        return error.outcome or fault(error, record, limits)
     if isinstance(error, Cancel):
         return Cancelled(Cause.HANDLER, _text(error.reason))
     if isinstance(error, ResultInvalid):
@@ -134,26 +163,108 @@ def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
     try:
         if isinstance(error, Snooze):
             return _snoozed(error)
-        delay, at = _again(error, record, limits)
-    except ConfigurationError as mistake:
-        error, delay, at = mistake, limits.backoff.delay(record.attempts), None
+        if isinstance(error, Retry):
+            return _failed(error, record, limits, *_asked(error))
+    except ConfigurationError as mistaken:
+        return fault(mistaken, record, limits)
+    return _judged(error, record, limits)
+
+
+def fault(error: BaseException, record: Record, limits: Limits) -> Failed | Cancelled:
+    """Returns what a failure that is not the handler's own makes of the job: it is tried again after the backoff,
+    whatever the task's `retry_on` and `is_failure` say of exceptions.
+    """
+    return _failed(error, record, limits)
+
+
+def unlimited(record: Record, limits: Limits) -> bool:
+    """Whether a job may be tried for ever."""
+    return not _allowed(record, limits)
+
+
+def _judged(error: BaseException, record: Record, limits: Limits) -> Failed | Cancelled | Snoozed:
+    """Returns what the task's rules make of an exception."""
+    counted, mistake = _is_failure(error, limits)
+    if not counted:
+        delay, mistake = _pause(error, record, limits)
+        if delay is None:
+            return _at_its_end(describe(error), record, mistake)
+        return Snoozed(delay, error=describe(error), mistake=mistake)
+    wanted = limits.retry_on is None or isinstance(error, limits.retry_on)
+    if not wanted or isinstance(error, limits.no_retry_on):
+        kind = type(error).__name__
+        return Cancelled(Cause.HANDLER, f"{kind} is not tried again", describe(error), mistake=mistake)
+    return _failed(error, record, limits, mistake=mistake)
+
+
+def _failed(
+    error: BaseException,
+    record: Record,
+    limits: Limits,
+    delay: float | None = None,
+    at: datetime | None = None,
+    mistake: str = "",
+) -> Failed | Cancelled:
+    """Returns the failure of an attempt; without `delay` and `at` its backoff says when the next one is."""
     stored = describe(error)
     allowed = _allowed(record, limits)
     if allowed and record.attempts >= allowed:
-        return Cancelled(Cause.EXHAUSTED, f"attempt {record.attempts} of {allowed} failed", stored)
-    return Failed(stored, delay, at)
+        return Cancelled(Cause.EXHAUSTED, f"attempt {record.attempts} of {allowed} failed", stored, mistake=mistake)
+    if delay is None and at is None:
+        delay, another = _pause(error, record, limits)
+        mistake = "; ".join(filter(None, (mistake, another)))
+        if delay is None:
+            return _at_its_end(stored, record, mistake)
+    return Failed(stored, delay or 0.0, at, mistake=mistake)
+
+
+def _at_its_end(error: Document, record: Record, mistake: str) -> Cancelled:
+    reason = f"no attempt after attempt {record.attempts}: so says its backoff"
+    return Cancelled(Cause.EXHAUSTED, reason, error, mistake=mistake)
+
+
+def _is_failure(error: BaseException, limits: Limits) -> tuple[bool, str]:
+    """Returns whether an exception counts as a failure, and what is for the log where the task cannot tell."""
+    if limits.is_failure is None:
+        return True, ""
+    try:
+        return bool(limits.is_failure(error)), ""
+    except BaseException as broken:  # noqa: BLE001 - it is the task's code, and the attempt has an error of its own
+        return True, f"is_failure raised {_place(broken)}"
+
+
+def _pause(error: BaseException, record: Record, limits: Limits) -> tuple[float | None, str]:
+    """Returns the seconds until the next attempt, None where there is to be none, and what is for the log where the
+    task's own backoff cannot tell.
+    """
+    try:
+        return backoff.pause(limits.backoff, record.attempts, error, record), ""
+    except ConfigurationError as mistaken:
+        mistake = str(mistaken)
+    except BaseException as broken:  # noqa: BLE001 - as in _is_failure
+        mistake = f"backoff raised {_place(broken)}"
+    return backoff.CLASSIC(record.attempts, error, record), mistake
+
+
+def _place(error: BaseException) -> str:
+    """Returns an exception's type and line, without its text, which may quote what the job carries."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} ({frames[-1].filename}:{frames[-1].lineno})" if frames else type(error).__name__
 
 
 def sealed(outcome: Outcome, codec: Codec) -> Outcome:
     """Returns an outcome of a handler with what may quote the payload sealed: its error, and why a result was
     refused.
     """
-    if not isinstance(outcome, Failed | Cancelled) or outcome.error is None:
+    if not isinstance(outcome, Failed | Cancelled | Snoozed) or outcome.error is None:
         return outcome
     error = sealed_failure(outcome.error, codec)
+    if isinstance(outcome, Snoozed):
+        return replace(outcome, error=error)
+    short = sealed_failure(excerpt(outcome.error), codec)
     if isinstance(outcome, Cancelled) and outcome.cause is Cause.RESULT:
-        return replace(outcome, error=error, reason="the result could not be stored")
-    return replace(outcome, error=error)
+        return replace(outcome, error=error, excerpt=short, reason="the result could not be stored")
+    return replace(outcome, error=error, excerpt=short)
 
 
 def describe(error: BaseException) -> Document:
@@ -198,29 +309,25 @@ def _text(value: object) -> str:
         return f"<{type(value).__name__} whose text raised {type(broken).__name__}>"
 
 
-def _kept(record: Record) -> Document | None:
-    return None if record.error is None else dict(record.error)
-
-
 def _allowed(record: Record, limits: Limits) -> int:
     return limits.max_attempts if record.max_attempts is None else record.max_attempts
 
 
-def _again(error: BaseException, record: Record, limits: Limits) -> tuple[float, datetime | None]:
-    if isinstance(error, Retry) and error.at is not None:
-        return 0.0, aware(error.at, "Retry(at=)")
-    if isinstance(error, Retry) and error.delay is not None:
-        return seconds(error.delay, "Retry(delay=)"), None
-    return limits.backoff.delay(record.attempts), None
+def _asked(error: Retry) -> tuple[float | None, datetime | None]:
+    """Returns when a handler wants its job tried again; nothing where it leaves that to the backoff."""
+    if error.at is not None:
+        return None, aware(error.at, "Retry(at=)")
+    return None if error.delay is None else seconds(error.delay, "Retry(delay=)"), None
 
 
 def _snoozed(error: Snooze) -> Snoozed:
     if (error.delay is None) == (error.at is None):
         raise ConfigurationError("Snooze takes exactly one of delay= and at=")
+    reason = _text(error.reason)
     if error.at is not None:
-        return Snoozed(at=aware(error.at, "Snooze(at=)"))
+        return Snoozed(at=aware(error.at, "Snooze(at=)"), reason=reason, data=error.data)
     assert error.delay is not None
-    return Snoozed(seconds(error.delay, "Snooze(delay=)"))
+    return Snoozed(seconds(error.delay, "Snooze(delay=)"), reason=reason, data=error.data)
 
 
 def due(now: datetime, delay: float, at: datetime | None) -> datetime:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from axeq.errors import AxeqError, Cancel, ResultInvalid, Retry, Snooze
-from axeq.outcome import Reported, describe
+from axeq.outcome import Limits, Reported, decide, describe
 from axeq.threads import Threads
 
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ class Processes:
         self._idle: list[_Child] = []
         self._busy: dict[object, _Child] = {}
 
-    async def call(self, key: object, function: Callable[[Any], Any], argument: Any) -> Any:
-        """Calls `function(argument)` in a process and returns what it returns; both are pickled.
+    async def call(self, key: object, function: Callable[[Any], Any], context: Any, limits: Limits) -> Any:
+        """Calls `function(context)` in a process and returns what it returns; all are pickled.
 
-        `key` names the call for `kill`. Raises what the function raised, as `Reported` where it is no outcome,
-        and `ProcessDied`.
+        `key` names the call for `kill`. Raises `ProcessDied`, and what the function raised: outcomes as they are,
+        anything else as `Reported` with what `limits` made of it there, where its class is known.
         """
         child = self._idle.pop() if self._idle else _Child()
         self._busy[key] = child
         try:
-            ok, value = await self._threads.call(lambda: child.call(function, argument))
+            ok, value = await self._threads.call(lambda: child.call(function, context, limits))
         finally:
             del self._busy[key]
             if child.reusable:
@@ -80,11 +80,11 @@ class _Child:
         self._pipe: Connection | None = None
         self._lock = threading.Lock()
 
-    def call(self, function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
+    def call(self, function: Callable[[Any], Any], context: Any, limits: Limits) -> tuple[bool, Any]:
         try:
             self._start()
             assert self._pipe is not None
-            self._pipe.send_bytes(pickle.dumps((function, argument)))
+            self._pipe.send_bytes(pickle.dumps((function, context, limits)))
             answer: tuple[bool, Any] = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - from our own child
         except (EOFError, OSError):
             self.reusable = False
@@ -150,14 +150,17 @@ def _pickled(answer: tuple[bool, Any]) -> bytes:
 
 def _answer(call: bytes) -> tuple[bool, Any]:
     try:
-        function, argument = pickle.loads(call)  # noqa: S301 - from the parent process, through a private pipe
-        return True, function(argument)
+        function, context, limits = pickle.loads(call)  # noqa: S301 - from the parent process, through a private pipe
+    except BaseException as error:  # noqa: BLE001 - as of a module that cannot be imported here
+        return False, Reported(describe(error))
+    try:
+        return True, function(context)
     except _OUTCOMES as outcome:
         return False, outcome
     except asyncio.CancelledError as error:
         return False, error
     except BaseException as error:  # noqa: BLE001 - even SystemExit is the job's failure, not this process's end
-        return False, Reported(describe(error))
+        return False, Reported(describe(error), decide(error, context.job, limits))
 
 
 def _die_with_parent() -> None:

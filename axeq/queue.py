@@ -13,15 +13,13 @@ from axeq.enqueue import Draft
 from axeq.errors import ConfigurationError
 from axeq.handle import Job
 from axeq.manage import Cancellation
-from axeq.model import Binding, M, Payload, R, bind, name_of
+from axeq.model import LARGEST_PAYLOAD, Binding, M, Payload, R, bind, name_of
 from axeq.options import BATCH_OPTIONS, BatchOptions, EnqueueOptions, checked, task_name, wanted
 from axeq.record import identity
 from axeq.states import State
 from axeq.store import Store
 
 __all__ = ["Face", "Queue"]
-
-_LARGEST_PAYLOAD = 8 * 1024 * 1024
 
 
 class Face:
@@ -30,8 +28,8 @@ class Face:
     def __init__(self, store: Store, name: str = "default", *, max_payload: int = 256 * 1024) -> None:
         if not isinstance(store, Store):
             raise ConfigurationError(f"a queue takes an axeq.Store, not {type(store).__name__}: Queue(Store(...))")
-        if not (isinstance(max_payload, int) and 0 < max_payload <= _LARGEST_PAYLOAD):
-            raise ConfigurationError(f"max_payload must be 1 to {_LARGEST_PAYLOAD:,} bytes, not {max_payload!r}")
+        if not (isinstance(max_payload, int) and 0 < max_payload <= LARGEST_PAYLOAD):
+            raise ConfigurationError(f"max_payload must be 1 to {LARGEST_PAYLOAD:,} bytes, not {max_payload!r}")
         self.store = store
         self.name = name_of(name)
         self.max_payload = max_payload
@@ -84,10 +82,12 @@ class Queue(Face):
         """Stores a job and returns its handle; once this has returned, the job is never lost.
 
         `payload` is a `Model`, or any pydantic model with a `name`. `delay` (`timedelta` or seconds) or
-        `run_at` (aware datetime) says when it is due, default at once; `deadline` until when it may start.
-        `label` is unique among the live jobs of the task. `priority` is -32768 to 32767, lower sooner, default
-        0. `retention` is how long the job is kept after it has ended, default the task's. `group` names the
-        group that it is handled with, for a task that takes groups. `id` (default a new
+        `run_at` (aware datetime) says when it is due, default at once; `deadline` when it must have completed:
+        it then ends cancelled (cause expired), even where it runs. `label` is unique among the live jobs of the
+        task. `priority` is a `Priority` or any number from -32768 to 32767, lower sooner, default 0.
+        `max_attempts` (0 for ever), `timeout` of one attempt and `retention`, how long the job is kept after it
+        has ended, are by default the task's; durations are `timedelta` or seconds. `group` names the group that it
+        is handled with, for a task that takes groups. `id` (default a new
         ObjectId) makes the enqueue idempotent: an existing job of that id is returned as it is. `session` joins
         the caller's transaction. Raises `PayloadInvalid`, `PayloadTooLarge`, `LabelTaken`, `EnqueueUnknown`,
         `StoreError`, and `ConfigurationError` for an option that cannot work; nothing is sent then.

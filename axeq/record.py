@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -12,17 +13,21 @@ from bson.objectid import ObjectId
 from axeq.codec import Codec, opened, seal
 from axeq.duration import seconds
 from axeq.errors import ConfigurationError, PayloadSealed, redact
-from axeq.states import FINAL, State
+from axeq.states import FINAL, Cause, Phase, State
 
 __all__ = [
     "EVENTS_KEPT",
     "Document",
+    "FailedAttempt",
     "Record",
     "event",
+    "excerpt",
     "failure",
     "flaw",
     "identity",
     "opened_failure",
+    "phase_at",
+    "raised",
     "sealed_failure",
     "shortened",
     "usual",
@@ -38,12 +43,26 @@ _IDENTITIES = (ObjectId, str, int, UUID, bytes, datetime)
 _TYPE_LENGTH = 256
 _MESSAGE_LENGTH = 2048
 _TRACEBACK_LENGTH = 16_384
+_EXCERPT_LENGTH = 1024
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """Later than any job was enqueued: sums with it must stay within the years that a datetime holds."""
 _MOST = 2**53
 _SELDOM = frozenset(("cancel", "deadline", "group", "max_attempts", "retention", "timeout"))
 _NO_ERROR: Document = {}
 _NO_EVENTS: list[Document] = []
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """One failure of a job: the exception's `type` and `message`, the end of its `traceback`, when, and in which
+    attempt.
+    """
+
+    type: str
+    message: str
+    traceback: str
+    at: datetime
+    attempt: int
 
 
 class Record:
@@ -208,6 +227,42 @@ class Record:
         """Its last failures, snoozes, releases, cancellations and retries by hand, oldest first."""
         return list(self.document.get("events", ()))
 
+    @property
+    def errors(self) -> list[FailedAttempt]:
+        """Its last failures, oldest first, each with at most 1,024 bytes of its traceback's end. Where a codec
+        sealed one, its message says so.
+        """
+        return [raised(entry) for entry in self._told() if "type" in entry]
+
+    @property
+    def timeline(self) -> list[Mapping[str, Any]]:
+        """What happened to it, oldest first: `events`, and its enqueue, the start and end of the handler of its
+        last settled attempt, and its completion.
+        """
+        told, ended = self._told(), self.ended_at
+        since = len(told) if ended is None else sum(entry["at"] < ended for entry in told)
+        before, after = told[:since], told[since:]
+        attempt = after[0]["attempt"] if after else self.attempts
+        steps = [
+            {"verb": verb, "at": at, "attempt": attempt}
+            for verb, at in (("start", self.started_at), ("end", ended))
+            if at is not None
+        ]
+        if self.state is State.COMPLETED and self.finished_at is not None:
+            after = [*after, {"verb": "complete", "at": self.finished_at, "attempt": self.attempts}]
+        enqueued = {"verb": "enqueue", "at": self.created_at, "attempt": 0}
+        return [enqueued, *sorted((*before, *steps, *after), key=lambda entry: entry["at"])]
+
+    def _told(self) -> list[Mapping[str, Any]]:
+        """Returns its events without those that a hand at the database has spoilt."""
+        return [
+            entry
+            for entry in self.events
+            if isinstance(entry, Mapping)
+            and isinstance(entry.get("at"), datetime)
+            and isinstance(entry.get("attempt"), int)
+        ]
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.name!r} {self.state} attempts={self.attempts}>"
 
@@ -253,14 +308,57 @@ def flaw(document: Document) -> str | None:
     return None
 
 
-def event(verb: str, at: datetime, *, attempt: int, worker: str | None = None, reason: str | None = None) -> Document:
-    """Returns an entry of a job's event log."""
+def phase_at(record: Record, now: datetime) -> Phase:
+    """Returns how a job's state looks at `now` by the server's clock."""
+    due = record.available_at is None or record.available_at <= now
+    match record.state:
+        case State.ENQUEUED if not due:
+            return Phase.SCHEDULED
+        case State.ENQUEUED:
+            return Phase.AGGREGATING if record.group is not None else Phase.PENDING
+        case State.DEQUEUED:
+            return Phase.ORPHANED if due else Phase.ACTIVE
+        case State.FAILED:
+            return Phase.RETRYING
+        case State.COMPLETED:
+            return Phase.COMPLETED
+        case State.CANCELLED:
+            return Phase.CANCELLED if record.cause == Cause.REQUESTED else Phase.DEAD
+
+
+def event(
+    verb: str,
+    at: datetime,
+    *,
+    attempt: int,
+    worker: str | None = None,
+    reason: str | None = None,
+    error: Document | None = None,
+) -> Document:
+    """Returns an entry of a job's event log; `error` is the excerpt of an attempt's failure."""
     entry: Document = {"verb": verb, "at": at, "attempt": attempt}
     if worker is not None:
         entry["worker"] = worker
     if reason:
         entry["reason"] = shortened(reason)
+    if error is not None:
+        told = entry.get("reason")
+        entry.update({key: value for key, value in error.items() if value and (key, value) != ("message", told)})
     return entry
+
+
+def raised(entry: Mapping[str, Any], codec: Codec | None = None) -> FailedAttempt:
+    """Returns the failure that an event tells of, opened by `codec` where that is needed and can be."""
+    error: Mapping[str, Any] = {"message": entry.get("reason", ""), "traceback": "", **entry}
+    error = opened_failure(error, codec) or error
+    return FailedAttempt(
+        str(entry["type"]), str(error["message"]), str(error["traceback"]), entry["at"], int(entry["attempt"])
+    )
+
+
+def excerpt(error: Document) -> Document:
+    """Returns what an event keeps of a job's `error`: the end of the traceback at most."""
+    return {**error, "traceback": _cut(error.get("traceback", ""), _EXCERPT_LENGTH, keep_end=True)}
 
 
 def failure(kind: str, message: str, traceback: str = "") -> Document:

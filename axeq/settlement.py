@@ -13,7 +13,7 @@ from axeq.enqueue import PATIENCE
 from axeq.errors import AccessDenied, StoreError, StoreUnavailable
 from axeq.lifecycle import FENCE, cancel_reason, owns, token_of
 from axeq.outcome import Cancelled, Completed, Failed, Flawed, Limits, Outcome, Released, Snoozed, due, end_flawed
-from axeq.record import EVENTS_KEPT, Document, Record, event
+from axeq.record import EVENTS_KEPT, Document, Record, event, excerpt
 from axeq.states import TRANSITIONS, Cause, State
 from axeq.wire import JOBS, Call, Find, Merge, Op, Sleep, Update
 
@@ -219,7 +219,7 @@ def _fail(record: Record, outcome: Failed, limits: Limits, clock: Clock, stamped
             "available_at": at,
             "error": outcome.error,
         },
-        **logged(record, "fail", clock, outcome.error["message"], worker=record.worker),
+        **logged(record, "fail", clock, outcome.error["message"], worker=record.worker, error=_excerpt(outcome)),
     }
 
 
@@ -233,13 +233,20 @@ def _cancel(record: Record, outcome: Cancelled, limits: Limits, clock: Clock, st
         "finished_at": now,
         "expire_at": expiry(record, now, limits.cancelled_retention),
     }
+    reason = outcome.reason or outcome.cause.value
     if outcome.error is not None:
         fields["error"] = outcome.error
     return {
         "$set": fields,
         "$unset": {"available_at": "", "cancel": ""},
-        **logged(record, "cancel", clock, outcome.reason or outcome.cause.value, worker=record.worker),
+        **logged(record, "cancel", clock, reason, worker=record.worker, error=_excerpt(outcome)),
     }
+
+
+def _excerpt(outcome: Failed | Cancelled) -> Document | None:
+    if outcome.error is None or outcome.excerpt is not None:
+        return outcome.excerpt
+    return excerpt(outcome.error)
 
 
 def _cancel_asked(record: Record, limits: Limits, clock: Clock, stamped: Document, reason: str) -> Document:
@@ -248,11 +255,18 @@ def _cancel_asked(record: Record, limits: Limits, clock: Clock, stamped: Documen
 
 def _snooze(record: Record, outcome: Snoozed, limits: Limits, clock: Clock, stamped: Document) -> Document:
     at = milliseconds(due(clock.latest(), outcome.delay, outcome.at), up=True)
-    return {
+    reason = outcome.reason
+    if outcome.error is not None:
+        reason = f"{outcome.error['type']}, no failure: {outcome.error['message']}"
+    update: Document = {
         "$set": {**stamped, "state": State.ENQUEUED.value, "lost": 0, "available_at": at},
         "$inc": {"attempts": -1},
-        **logged(record, "snooze", clock, outcome.reason, worker=record.worker),
+        **logged(record, "snooze", clock, reason, worker=record.worker),
     }
+    if outcome.version is not None:
+        update["$set"].update(data=outcome.data, version=outcome.version)
+        update["$unset"] = {"checkpoint": ""}  # it was of the work on the payload before
+    return update
 
 
 def _release(record: Record, outcome: Released, limits: Limits, clock: Clock, stamped: Document) -> Document:
@@ -300,7 +314,17 @@ def expiry(record: Record, now: datetime, retention: float) -> datetime:
     return max(now + timedelta(seconds=retention), record.created_at + timedelta(seconds=60))
 
 
-def logged(record: Record, verb: str, clock: Clock, reason: str = "", *, worker: str | None = None) -> Document:
-    """Returns the part of an update that adds an entry to the job's events; `worker` is None for what people do."""
-    entry = event(verb, clock.earliest(), attempt=record.attempts, worker=worker, reason=reason)
+def logged(
+    record: Record,
+    verb: str,
+    clock: Clock,
+    reason: str = "",
+    *,
+    worker: str | None = None,
+    error: Document | None = None,
+) -> Document:
+    """Returns the part of an update that adds an entry to the job's events; `worker` is None for what people do,
+    `error` the excerpt of an attempt's failure.
+    """
+    entry = event(verb, clock.earliest(), attempt=record.attempts, worker=worker, reason=reason, error=error)
     return {"$push": {"events": {"$each": [entry], "$slice": -EVENTS_KEPT}}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["FINAL", "LIVE", "TRANSITIONS", "Cause", "State", "Transition", "sources"]
+__all__ = ["FINAL", "LIVE", "TRANSITIONS", "Cause", "Phase", "State", "Transition", "sources"]
 
 
 class State(StrEnum):
@@ -27,17 +27,40 @@ class Cause(StrEnum):
     """Why a job ended cancelled."""
 
     EXHAUSTED = "exhausted"
-    """Too many attempts, or too many leases lost in a row."""
+    """Too many attempts, no further one by its backoff, or too many leases lost in a row."""
     INVALID = "invalid"
     """Its stored payload no longer validates."""
     EXPIRED = "expired"
-    """Its deadline passed before it could run."""
+    """Its deadline passed before it had completed."""
     REQUESTED = "requested"
     """Somebody cancelled it."""
     HANDLER = "handler"
-    """Its handler raised `Cancel`."""
+    """Its handler raised `Cancel`, or something that its task does not try again."""
     RESULT = "result"
     """Its handler returned something that cannot be stored."""
+
+
+class Phase(StrEnum):
+    """What a job is waiting for, or how it ended: its state, seen at a moment."""
+
+    SCHEDULED = "scheduled"
+    """Waits for its time."""
+    PENDING = "pending"
+    """Is due, and waits for a worker."""
+    AGGREGATING = "aggregating"
+    """Waits for others of its group."""
+    ACTIVE = "active"
+    """Belongs to a worker."""
+    ORPHANED = "orphaned"
+    """Belongs to a worker that has let its lease lapse; the next to come takes it over."""
+    RETRYING = "retrying"
+    """Has failed, and waits for its next attempt."""
+    COMPLETED = "completed"
+    """Its handler returned."""
+    CANCELLED = "cancelled"
+    """Ended because somebody cancelled it."""
+    DEAD = "dead"
+    """Ended cancelled though nobody had asked for it."""
 
 
 @dataclass(frozen=True, slots=True)

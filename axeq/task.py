@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, Literal, TypedDict, Unpack, cast, overload
 
-from axeq.backoff import Backoff
+from axeq.backoff import Curve, Exponential
 from axeq.context import Context
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, HandlerInvalid
@@ -22,7 +22,11 @@ Handler = Callable[[Context[M, R]], Awaitable[R] | R]
 Executor = Literal["loop", "thread", "process"]
 """Where a handler runs: on the pool's loop, in a thread, or in a process of its own."""
 
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+"""A class of exceptions, or a tuple of them, as `except` takes it."""
+
 _MOST_WORKERS = 10_000
+_CURVE = frozenset({"min_delay", "max_delay", "delay_factor"})
 _LARGEST_RESULT = 7 * 1024 * 1024  # beside the largest payload in one document of MongoDB's 16 MiB
 
 
@@ -36,6 +40,10 @@ class TaskOptions(TypedDict, total=False):
     min_delay: Duration
     max_delay: Duration
     delay_factor: float
+    backoff: Curve
+    retry_on: Errors | None
+    no_retry_on: Errors
+    is_failure: Callable[[BaseException], bool] | None
     timeout: Duration
     retention: Duration
     cancelled_retention: Duration
@@ -57,7 +65,13 @@ class Task(Generic[M, R]):
       100 ms
     - `min_delay`, `max_delay`, `delay_factor`: before attempt n + 1 it waits `min_delay * delay_factor ** (n -
       1)`, at most `max_delay`; defaults 1 s, 10 min, 2
-    - `timeout`: the limit of one attempt, default 10 min
+    - `backoff`, instead of those three: a curve of `axeq.backoff`, or a function of the attempt, its exception and
+      the job that returns a duration, or None for no further attempt; called on the pool's loop, so it must be quick
+    - `retry_on`: only after these exceptions, and `Retry`, is a job tried again, default all; `no_retry_on`: after
+      these never. Others end it cancelled (cause handler), their error kept
+    - `is_failure`: told an exception, says whether it is a failure, default all are; a job is put back uncounted
+      after one that is none
+    - `timeout`: the limit of one attempt, default 10 min; beyond it, it has failed with a `TimeoutError`
     - `retention`, `cancelled_retention`: how long completed and cancelled jobs are kept, defaults 7 and 30 days
     - `max_result`: the largest result in bytes of BSON, default 256 KiB, at most 7 MiB
     - `executor`: "loop" (async functions), "thread" (plain functions) or "process"; default by the handler
@@ -84,6 +98,8 @@ class Task(Generic[M, R]):
         self.max_result = _whole("max_result", options.get("max_result", 256 * 1024), 1, _LARGEST_RESULT)
         self.limits = _limits(options)
         self.executor = _executor(handler, options.get("executor"))
+        if self.executor == "process":
+            _check_portable(self.limits)
         _check_handler(handler, self.binding)
 
     @property
@@ -100,7 +116,10 @@ def _limits(options: TaskOptions) -> Limits:
     return Limits(
         max_attempts=_whole("max_attempts", options.get("max_attempts", 0), 0),
         max_lost=None if max_lost is None else _whole("max_lost", max_lost, 0),
-        backoff=_backoff(options.get("min_delay", 1), options.get("max_delay", 600), options.get("delay_factor", 2)),
+        backoff=_curve(options),
+        retry_on=_errors("retry_on", retry_on) if (retry_on := options.get("retry_on")) is not None else None,
+        no_retry_on=_errors("no_retry_on", options.get("no_retry_on", ())),
+        is_failure=_is_failure(options.get("is_failure")),
         retention=seconds(options.get("retention", 7 * 86_400), "retention"),
         cancelled_retention=seconds(options.get("cancelled_retention", 30 * 86_400), "cancelled_retention"),
     )
@@ -114,13 +133,71 @@ def _whole(option: str, value: int, least: int, most: int | None = None) -> int:
     return value
 
 
-def _backoff(min_delay: Duration, max_delay: Duration, factor: float) -> Backoff:
-    shortest, longest = seconds(min_delay, "min_delay"), seconds(max_delay, "max_delay")
+def _curve(options: TaskOptions) -> Curve:
+    if "backoff" in options:
+        return _backoff(options["backoff"], _CURVE & options.keys())
+    shortest = seconds(options.get("min_delay", 1), "min_delay")
+    longest = seconds(options.get("max_delay", 600), "max_delay")
+    factor = options.get("delay_factor", 2)
     if shortest > longest:
         raise ConfigurationError(f"min_delay ({shortest:g} s) must not exceed max_delay ({longest:g} s)")
     if not isinstance(factor, int | float) or isinstance(factor, bool) or not 1 <= factor <= 1000:
         raise ConfigurationError(f"delay_factor must be a number from 1 to 1000, not {factor!r}")
-    return Backoff(shortest, longest, float(factor))
+    return Exponential(shortest, factor, longest, jitter=0)
+
+
+def _backoff(backoff: Any, others: Collection[str]) -> Curve:
+    if others:
+        raise ConfigurationError(f"give backoff or {', '.join(sorted(others))}, not both: a curve holds its own delays")
+    if isinstance(backoff, type) or not callable(backoff) or _is_async(backoff):
+        raise ConfigurationError(
+            f"backoff must be a curve of axeq.backoff, such as Exponential(), or a plain function, not {backoff!r:.100}"
+        )
+    _check_arguments("backoff", backoff, "the attempt, its exception and the job", 3)
+    return cast("Curve", backoff)
+
+
+def _is_failure(judge: Any) -> Callable[[BaseException], bool] | None:
+    if judge is None:
+        return None
+    if isinstance(judge, type) or not callable(judge) or _is_async(judge):
+        raise ConfigurationError(f"is_failure must be a plain function of an exception, not {judge!r:.100}")
+    _check_arguments("is_failure", judge, "the exception", 1)
+    return cast("Callable[[BaseException], bool]", judge)
+
+
+def _check_arguments(option: str, function: Any, meaning: str, count: int) -> None:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        raise ConfigurationError(f"{option} {_named(function)} must be callable with {meaning}") from None
+    except ValueError:
+        return  # a builtin that does not tell
+
+
+def _errors(option: str, given: Any) -> tuple[type[BaseException], ...]:
+    classes = given if isinstance(given, tuple) else (given,)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise ConfigurationError(f"{option} must be a tuple of exception classes, without {each!r:.100}")
+    return classes
+
+
+def _check_portable(limits: Limits) -> None:
+    """Raises `ConfigurationError` for what a handler's process, which judges its exceptions, could not find."""
+    options = {
+        "backoff": (limits.backoff,),
+        "retry_on": limits.retry_on or (),
+        "no_retry_on": limits.no_retry_on,
+        "is_failure": (limits.is_failure,),
+    }
+    for option, values in options.items():
+        for value in values:
+            if "<" in getattr(value, "__qualname__", type(value).__qualname__):
+                raise ConfigurationError(
+                    f"{option} takes {_named(value)}, which must be defined at the top of a module to run with "
+                    'executor="process"'
+                )
 
 
 def _is_async(handler: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from axeq import lifecycle, manage
-from axeq.backoff import Backoff
+from axeq.backoff import Constant
 from axeq.due import Candidate
 from axeq.enqueue import Draft, insert
 from axeq.errors import AxeqError, DuplicateKey, StoreUnavailable
@@ -43,7 +43,7 @@ PATIENCE = 250
 """The deadline of a command: for so long an unanswered one may still reach the server."""
 DOUBT = 20
 """How far each bound of a clock lies from the server's true time. All times are in milliseconds."""
-LIMITS = Limits(max_attempts=2, max_lost=1, backoff=Backoff(LEASE / 1000, LEASE / 1000, 1))
+LIMITS = Limits(max_attempts=2, max_lost=1, backoff=Constant(LEASE / 1000))
 
 _EPOCH = datetime(2026, 5, 4, 12, tzinfo=UTC)
 

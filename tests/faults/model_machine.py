@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from axeq import lifecycle, manage
-from axeq.backoff import Backoff
+from axeq.backoff import Exponential
 from axeq.due import Candidate, due_page
 from axeq.enqueue import Draft, insert
 from axeq.errors import JobNotFound, LabelTaken, StoreUnavailable
@@ -27,7 +27,7 @@ from .model_store import DOUBT, Fault, InMemory, OnMongomock, Time, World
 __all__ = ["Machine"]
 
 LEASE = 30
-LIMITS = Limits(max_attempts=2, max_lost=1, backoff=Backoff(5, 60, 2))
+LIMITS = Limits(max_attempts=2, max_lost=1, backoff=Exponential(5, 2, 60, jitter=0))
 VERSIONS = {"resize": 1, "mail": 1}
 OUTCOMES: dict[str, Outcome] = {
     "complete": Completed(),

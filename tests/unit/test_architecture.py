@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "axeq"
 
 LAYERS: dict[str, tuple[str, ...]] = {
-    "words": ("errors", "states", "backoff", "clock", "duration"),
+    "words": ("errors", "states", "priority", "clock", "duration", "backoff"),
     "documents": ("codec", "model", "record"),
     "wire": ("commands", "translation", "wire", "simulated", "capabilities", "servers", "embedded", "clients", "store"),
     "rules": ("outcome", "enqueue", "due", "backlog", "lifecycle", "settlement", "manage", "workers", "indexes"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq.backoff import Backoff
+from axeq.backoff import CLASSIC
 from axeq.due import Candidate, due_page, next_due, understood
 from axeq.enqueue import PATIENCE
 from axeq.errors import StoreUnavailable
@@ -666,7 +666,7 @@ def test_a_job_keeps_its_last_fifty_events() -> None:
 # Retention
 
 
-LIMITS = Limits(retention=3600.0, cancelled_retention=7200.0, backoff=Backoff())
+LIMITS = Limits(retention=3600.0, cancelled_retention=7200.0, backoff=CLASSIC)
 
 
 def test_a_completed_job_is_kept_for_the_retention_and_a_cancelled_one_for_its_own() -> None:

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from axeq.backoff import Backoff
+from axeq.backoff import Exponential
 from axeq.errors import Cancel, ResultInvalid, Retry, Snooze
 from axeq.outcome import Cancelled, Failed, Limits, Reported, Snoozed, decide, describe, judge
 from axeq.record import failure
+from axeq.settlement import settlement
 from axeq.states import Cause
 
-from .playing import NOW, held_record
+from .playing import NOW, ScriptedClock, changed, held_record
 
-LIMITS = Limits(max_attempts=3, max_lost=2, backoff=Backoff(1.0, 600.0, 2.0))
+LIMITS = Limits(max_attempts=3, max_lost=2, backoff=Exponential(1, 2, 600, jitter=0))
 AT = datetime(2027, 1, 1, 8, 0, tzinfo=UTC)
 
 
@@ -69,10 +70,13 @@ def test_an_exhausted_job_keeps_its_last_failure() -> None:
     error = failure("ValueError", "bad colour")
 
     for fields in ({"attempts": 4}, {"lost": 4}):
-        verdict = judge(held_record(error=error, **fields), LIMITS, NOW)
-
+        record = held_record(error=error, **fields)
+        verdict = judge(record, LIMITS, NOW)
         assert verdict is not None
-        assert verdict.error == error
+        ended = changed(record.document, settlement(record, verdict, LIMITS, ScriptedClock()).update)
+
+        assert ended["error"] == error
+        assert "type" not in ended["events"][-1]
 
 
 def test_without_limits_a_job_runs_for_ever() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -38,7 +39,9 @@ PUBLIC = [
     "PayloadInvalid",
     "PayloadSealed",
     "PayloadTooLarge",
+    "Phase",
     "Pool",
+    "Priority",
     "Queue",
     "Record",
     "ResultInvalid",
@@ -52,6 +55,7 @@ PUBLIC = [
     "Task",
     "TaskExists",
     "WaitTimeout",
+    "backoff",
 ]
 
 UNITS = {
@@ -91,7 +95,7 @@ CALLABLES = dict(public_callables())
 
 
 def parameters(name: str, value: Any) -> list[str]:
-    if isinstance(value, property) or (inspect.isclass(value) and value.__init__ is object.__init__):
+    if isinstance(value, property | ModuleType) or (inspect.isclass(value) and value.__init__ is object.__init__):
         return []
     called: Callable[..., Any] = value.__func__ if isinstance(value, classmethod | staticmethod) else value
     try:

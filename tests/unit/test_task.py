@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 import axeq
-from axeq.backoff import Backoff
+from axeq.backoff import Exponential
 from axeq.errors import ConfigurationError, HandlerInvalid
 from axeq.outcome import Limits
 
@@ -61,7 +61,7 @@ def test_a_task_has_the_classic_defaults() -> None:
     assert task.limits == Limits(
         max_attempts=0,
         max_lost=5,
-        backoff=Backoff(1.0, 600.0, 2.0),
+        backoff=Exponential(1, 2, 600, jitter=0),
         retention=7 * 86_400.0,
         cancelled_retention=30 * 86_400.0,
     )
@@ -72,7 +72,7 @@ def test_options_are_taken_as_timedelta_or_seconds() -> None:
     task = axeq.Task(Thumbnail, handler, timeout=timedelta(minutes=1), min_delay=0.5, max_delay=timedelta(hours=1))
 
     assert task.timeout == 60.0
-    assert task.limits.backoff == Backoff(0.5, 3600.0, 2.0)
+    assert task.limits.backoff == Exponential(0.5, 2, 3600, jitter=0)
 
 
 def test_a_job_may_be_tried_for_ever_and_lose_any_number_of_leases() -> None:
