@@ -22,6 +22,7 @@ from axeq.leases import Leases
 from axeq.lifecycle import Holding
 from axeq.store import Store
 from axeq.task import Task
+from axeq.ticker import Ticker
 
 __all__ = ["Plan", "Shift"]
 
@@ -66,9 +67,7 @@ class Shift:
         self._crew = Crew(
             self._store, lanes, self._leases, lease=plan.lease, counts=plan.counts, wake=self._wake, freed=self._freed
         )
-        self._lag: RankedLag | RandomLag = (
-            RankedLag(plan.worker, plan.max_lag) if plan.lag == "ranked" else RandomLag(plan.max_lag)
-        )
+        self._lag = _lag(plan)
         self._board = board = Board(self._lag, monotonic=self._store.clock.monotonic)
         self._feed = Feed(
             self._store,
@@ -91,6 +90,7 @@ class Shift:
             worker=plan.worker,
             lease=plan.lease,
         )
+        self._ticker = Ticker(self._store, plan.queue, plan.tasks, lag=self._lag, resting=self._rests)
 
     async def start(self) -> None:
         await self._store.acapabilities()
@@ -101,6 +101,7 @@ class Shift:
         for work in (
             self._dispatcher.run(),
             self._feed.run(),
+            self._ticker.run(),
             self._every(_CONTROLS_EVERY, self._read_controls),
             self._every(workers.HEARTBEAT, self._announce),
             self._every(_UNKNOWN_EVERY, self._count_unknown, at_once=True),
@@ -152,6 +153,10 @@ class Shift:
 
     def _wake(self) -> None:
         self._dispatcher.wake()
+
+    def _rests(self, name: str) -> bool:
+        """Whether a task, by name, is not to be begun."""
+        return self._ending.is_set() or not self._dispatcher.paused.isdisjoint((None, name))
 
     def _freed(self) -> None:
         self._feed.hint()
@@ -216,6 +221,10 @@ class Shift:
             except StoreError as error:
                 _LOGGER.warning("%s", error)
             await asyncio.sleep(period)
+
+
+def _lag(plan: Plan) -> RankedLag | RandomLag:
+    return RankedLag(plan.worker, plan.max_lag) if plan.lag == "ranked" else RandomLag(plan.max_lag)
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

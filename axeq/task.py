@@ -7,12 +7,15 @@ import typing
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, Literal, TypedDict, Unpack, cast, overload
 
+from pydantic import ValidationError
+
 from axeq.backoff import Curve, Exponential
 from axeq.context import Context
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, HandlerInvalid
 from axeq.model import Binding, M, Payload, R, bind
 from axeq.outcome import Limits
+from axeq.periodic import LONGEST_PERIOD, SHORTEST_PERIOD
 
 __all__ = ["Executor", "Handler", "Task", "TaskOptions"]
 
@@ -49,6 +52,8 @@ class TaskOptions(TypedDict, total=False):
     cancelled_retention: Duration
     max_result: int
     executor: Executor | None
+    every: Duration | None
+    payload: Any
 
 
 class Task(Generic[M, R]):
@@ -75,6 +80,10 @@ class Task(Generic[M, R]):
     - `retention`, `cancelled_retention`: how long completed and cancelled jobs are kept, defaults 7 and 30 days
     - `max_result`: the largest result in bytes of BSON, default 256 KiB, at most 7 MiB
     - `executor`: "loop" (async functions), "thread" (plain functions) or "process"; default by the handler
+    - `every`: has pools enqueue a job for each slot of so long, counted from 1970 by the server's clock, one over
+      all pools; 100 ms to 366 days, default None, none. Slots that pass while no pool runs, or while the task is
+      paused, stay empty
+    - `payload`: the model of those jobs, default `Model()`, made anew for each
 
     Raises `ConfigurationError` naming the option that cannot work, `HandlerInvalid` where the handler does not
     fit the model.
@@ -98,6 +107,8 @@ class Task(Generic[M, R]):
         self.max_result = _whole("max_result", options.get("max_result", 256 * 1024), 1, _LARGEST_RESULT)
         self.limits = _limits(options)
         self.executor = _executor(handler, options.get("executor"))
+        self.every = _every(options)
+        self.payload = _payload(self.binding, options)
         if self.executor == "process":
             _check_portable(self.limits)
         _check_handler(handler, self.binding)
@@ -198,6 +209,35 @@ def _check_portable(limits: Limits) -> None:
                     f"{option} takes {_named(value)}, which must be defined at the top of a module to run with "
                     'executor="process"'
                 )
+
+
+def _every(options: TaskOptions) -> float | None:
+    if (every := options.get("every")) is None:
+        return None
+    period = seconds(every, "every")
+    if not SHORTEST_PERIOD <= period <= LONGEST_PERIOD:
+        raise ConfigurationError(f"every must be between {SHORTEST_PERIOD:g} s and 366 days, not {period:g} s")
+    return period
+
+
+def _payload(binding: Binding[Any, Any], options: TaskOptions) -> Callable[[], Any]:
+    """Returns what makes the payload of a slot's job."""
+    payload, every = options.get("payload"), options.get("every")
+    if payload is None:
+        if every is not None:
+            try:
+                binding.model()
+            except ValidationError as error:
+                fields = ", ".join(str(problem["loc"][0]) for problem in error.errors() if problem["loc"])
+                raise ConfigurationError(
+                    f"every= needs payload=, a {binding.model.__name__} with {fields or 'what it asks for'}"
+                ) from None
+        return binding.model
+    if every is None:
+        raise ConfigurationError("payload is that of a periodic task: give it every=, as in every=60")
+    if not isinstance(payload, binding.model):
+        raise ConfigurationError(f"payload must be a {binding.model.__name__}, not {type(payload).__name__}")
+    return lambda: payload
 
 
 def _is_async(handler: Any) -> bool:
