@@ -24,8 +24,11 @@ class Context(Generic[M, R]):
     """One attempt of a job, as its handler sees it.
 
     `model` is the payload, `job` the record as claimed, `result_type` what the handler is to return, `store`
-    where the job lives.
+    where the job lives, `resources` what the pool's `lifespan` gave (None without one, and in a handler's own
+    process).
     """
+
+    resources: Any = None
 
     def __init__(self, *, model: M, job: Record, result_type: Any, store: Store) -> None:
         self.model = model

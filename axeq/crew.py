@@ -11,13 +11,15 @@ from typing import Any
 
 from axeq.errors import LeaseLost
 from axeq.executor import Attempt, Executor, Stop
+from axeq.hooks import Hooks, Notices
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.lifecycle import Held, Holding
 from axeq.outcome import Flawed, Outcome, Released, fault, judge
-from axeq.record import Record
-from axeq.settlement import Settled, Settlement, settlement
+from axeq.record import Document, Record
+from axeq.settlement import Settled, Settlement, applied, settlement
 from axeq.settler import Settler
+from axeq.states import FINAL
 from axeq.store import Store
 
 __all__ = ["Crew"]
@@ -31,7 +33,7 @@ class Crew:
 
     `lease` is in seconds. `wake` is called when a worker may want more jobs, `freed` when a job may be claimed
     here again that could not. `counts` adds up claims, outcomes
-    by verb, lost leases and abandoned handlers.
+    by verb, lost leases and abandoned handlers. `hooks` are told of each job.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Crew:
         *,
         lease: float,
         counts: Counter[str],
+        hooks: Hooks,
         wake: Callable[[], None],
         freed: Callable[[], None],
     ) -> None:
@@ -50,14 +53,20 @@ class Crew:
         self._leases = leases
         self._lease = lease
         self._counts = counts
+        self._hooks = hooks
         self._wake = wake
         self._freed = freed
-        self._executor = Executor(store)
+        self._executor = Executor(store, hooks)
+        self._notices = Notices(store, hooks, self._executor.threads)
         self._settler = Settler(store, done=self._settled)
         self._attempts: dict[Any, Attempt] = {}
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
         self._context = copy_context()
         self._closing = False
+
+    def share(self, resources: Any) -> None:
+        """Gives every handler from now on the pool's `resources`."""
+        self._executor.resources = resources
 
     @property
     def ids(self) -> Collection[Any]:
@@ -78,6 +87,8 @@ class Crew:
             lane = self._lanes[record.name]
             attempt = self._attempts[record.id] = Attempt(record, lane.task)
             self._counts["dequeue"] += 1
+            if self._hooks.claimed:
+                self._hooks.tell("claimed", record)
             verdict: Outcome | None
             try:
                 verdict = judge(record, lane.task.limits, now)
@@ -117,7 +128,7 @@ class Crew:
         if attempt.ended_at is not None or attempt.abandoned:
             return  # its outcome is on the way: the fence decides
         self._leases.drop([held.id])
-        self._log_lost(held.id, reason)
+        self._tell_lost(attempt.record, reason)
         lane = self._lanes[attempt.record.name]
         if attempt in lane.ready:
             lane.ready.remove(attempt)
@@ -149,6 +160,7 @@ class Crew:
             if attempt.ended_at is None and not attempt.abandoned:
                 self._abandon(attempt)
         await self._settler.drain()
+        await self._hooks.close()
         await self._executor.close()
 
     async def _finished(self, timeout: float, hurry: asyncio.Event | None) -> None:
@@ -201,6 +213,7 @@ class Crew:
         """Returns what becomes of a job that failed outside of its handler."""
         record = attempt.record
         _LOGGER.error("job %s (%s) could not be run: %s, see its error", record.id, record.name, type(error).__name__)
+        self._hooks.tell("error", error, record)
         return self._executor.conclude(attempt, fault(error, record, attempt.task.limits))
 
     def _overran(self, attempt: Attempt, stop: Stop) -> None:
@@ -250,17 +263,34 @@ class Crew:
         self._leases.drop(entry.id for entry in batch)
         for entry in batch:
             attempt = self._attempts.pop(entry.id, None)
-            if attempt is not None:
-                self._lanes[attempt.record.name].settled()
-            if settled is not None and entry.id in settled.lost:
-                self._log_lost(entry.id, f"too late to {entry.verb} it: another worker has it, or it is gone")
-            elif settled is not None and entry.id in settled.refused:
-                reason = settled.refused[entry.id]
-                _LOGGER.error("cannot %s job %s, its lease lapses: %s", entry.verb, entry.id, reason)
-            elif settled is not None:
-                self._counts["cancel" if entry.id in settled.cancelled else entry.verb] += 1
+            if attempt is None:
+                continue
+            self._lanes[attempt.record.name].settled()
+            if settled is not None:
+                self._account(attempt, entry, settled)
         self._wake()
 
-    def _log_lost(self, identity: Any, reason: str) -> None:
+    def _account(self, attempt: Attempt, entry: Settlement, settled: Settled) -> None:
+        """Counts and tells what became of one outcome that the store has answered."""
+        if entry.id in settled.lost:
+            self._tell_lost(attempt.record, f"too late to {entry.verb} it: another worker has it, or it is gone")
+        elif entry.id in settled.refused:
+            reason = settled.refused[entry.id]
+            _LOGGER.error("cannot %s job %s, its lease lapses: %s", entry.verb, entry.id, reason)
+        else:
+            self._counts["cancel" if entry.id in settled.cancelled else entry.verb] += 1
+            if self._hooks.done or attempt.task.notify is not None:
+                self._tell_done(attempt, settled.cancelled.get(entry.id, entry.update))
+
+    def _tell_done(self, attempt: Attempt, update: Document) -> None:
+        record = Record(applied(attempt.record.document, update))
+        if self._hooks.done:
+            self._hooks.tell("done", record)
+        if attempt.task.notify is not None and record.document["state"] in FINAL:
+            self._notices.send(attempt.task, record)
+
+    def _tell_lost(self, record: Record, reason: str) -> None:
         self._counts["lost"] += 1
-        _LOGGER.warning("%s", LeaseLost(identity, reason))
+        _LOGGER.warning("%s", LeaseLost(record.id, reason))
+        if self._hooks.lost:
+            self._hooks.tell("lost", record)

@@ -10,15 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from axeq.board import Board
+from axeq.claims import Claims
 from axeq.crew import Crew
-from axeq.due import Candidate, cancel_flawed
-from axeq.errors import AccessDenied, StoreError, StoreUnavailable
+from axeq.errors import StoreError
 from axeq.feed import Feed
 from axeq.lag import Lag
 from axeq.lane import Lane
 from axeq.leases import Leases
-from axeq.lifecycle import claim_many, claim_one
-from axeq.record import Record
 from axeq.store import Store
 
 __all__ = ["Dispatcher"]
@@ -28,8 +26,6 @@ _LONGEST_REST = 5.0
 _REREAD_AFTER, _FRESH_FOR = 0.8, 1.0
 """Order is exact to `_FRESH_FOR`: a board older than that is not claimed from."""
 _CONFIRM_AFTER = 0.05
-_CLAIM_PATIENCE = 2.0
-"""Seconds: an unanswered claim holds the pool up until then."""
 _UNHEALTHY_REST = 1.0
 
 
@@ -62,11 +58,9 @@ class Dispatcher:
         self._leases = leases
         self._lag = lag
         self._counts = counts
-        self._worker = worker
-        self._lease = lease
+        self._claims = Claims(store, worker=worker, lease=lease)
         self._woken = asyncio.Event()
         self._ending = False
-        self._left_alone: set[Any] = set()
         self.paused: frozenset[str | None] = frozenset()
 
     def wake(self) -> None:
@@ -155,7 +149,7 @@ class Dispatcher:
         if not candidates:
             return claimed
         sent = time.monotonic()
-        records = await self._claimed(candidates)
+        records = await self._claims.claim(candidates)
         self._crew.take_on(records, since=sent)
         self._board.expect_more(name, True)
         self._raced(len(candidates), len(candidates) - len(records), time.monotonic() - sent)
@@ -184,7 +178,7 @@ class Dispatcher:
             if candidate is None:
                 break
             sent = time.monotonic()
-            records = await self._claimed([candidate])
+            records = await self._claims.claim([candidate])
             self._crew.take_on(records, since=sent)
             claimed += len(records)
         return claimed
@@ -202,41 +196,8 @@ class Dispatcher:
     @property
     def _apart(self) -> Collection[Any]:
         """The jobs that must not be claimed here."""
-        return self._left_alone.union(self._crew.ids) if self._left_alone else self._crew.ids
-
-    async def _claimed(self, candidates: Sequence[Candidate]) -> list[Record]:
-        """Claims candidates together; where the server refuses that, one by one, for the sake of the others."""
-        try:
-            return await self._claimed_together(candidates)
-        except (AccessDenied, StoreUnavailable):
-            raise
-        except StoreError as error:
-            if len(candidates) == 1:
-                await self._refused(candidates[0], error)
-                return []
-        records: list[Record] = []
-        for candidate in candidates:
-            try:
-                records += await self._claimed([candidate])
-            except StoreError as error:
-                _LOGGER.warning("the rest of a refused claim is left for later: %s", error)
-                break
-        return records
-
-    async def _refused(self, candidate: Candidate, error: StoreError) -> None:
-        """Ends a job that can never be claimed, or leaves it alone from now on."""
-        if not await self._store.arun(cancel_flawed([candidate.id], self._store.clock.earliest())):
-            self._left_alone.add(candidate.id)
-            _LOGGER.error("job %s (%s) is left alone, its claim is refused: %s", candidate.id, candidate.name, error)
-
-    async def _claimed_together(self, candidates: Sequence[Candidate]) -> list[Record]:
-        clock, patience = self._store.clock, min(self._store.place.timeout, _CLAIM_PATIENCE)
-        if len(candidates) == 1:
-            rule = claim_one(candidates[0], clock, worker=self._worker, lease=self._lease, patience=patience)
-        else:
-            ids = [candidate.id for candidate in candidates]
-            rule = claim_many(ids, clock, worker=self._worker, lease=self._lease, patience=patience)
-        return await self._store.arun(rule)
+        left_alone = self._claims.left_alone
+        return left_alone.union(self._crew.ids) if left_alone else self._crew.ids
 
     async def _rest(self, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, self._woken.set)

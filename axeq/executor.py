@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from axeq.clock import Clock
 from axeq.context import Context
 from axeq.errors import Cancel, PayloadSealed, ResultInvalid, Retry, Snooze
+from axeq.hooks import Hooks
 from axeq.model import LARGEST_PAYLOAD
 from axeq.outcome import (
     Cancelled,
@@ -134,12 +135,17 @@ class Attempt:
 
 
 class Executor:
-    """Runs attempts: async handlers on the loop, plain functions in threads or processes."""
+    """Runs attempts: async handlers on the loop, plain functions in threads or processes.
 
-    def __init__(self, store: Store) -> None:
+    `resources` are what handlers in this process share.
+    """
+
+    def __init__(self, store: Store, hooks: Hooks) -> None:
         self._store = store
-        self._threads = Threads("axeq-handler")
-        self._processes = Processes(self._threads)
+        self._hooks = hooks
+        self.resources: Any = None
+        self.threads = Threads("axeq-handler")
+        self._processes = Processes(self.threads)
         self._sealed: set[str] = set()
 
     async def execute(self, attempt: Attempt) -> Outcome | None:
@@ -152,6 +158,7 @@ class Executor:
         except PayloadSealed as error:
             return self._left_to_others(attempt.record, error)
         except Exception as error:  # noqa: BLE001 - an upgrade hook may raise anything; the raw data is kept
+            self._tell(attempt, error)
             return self.conclude(attempt, _invalid(error))
         if attempt.stop is not None:
             return self._stopped(attempt, None)
@@ -162,7 +169,11 @@ class Executor:
             result_type=attempt.task.binding.result,
             store=self._store,
         )
+        if self.resources is not None:
+            context.resources = self.resources
         attempt.begin(context, clock.earliest(), self._interrupt(attempt))
+        if self._hooks.started:
+            self._hooks.tell("started", attempt.record)
         ended_by: BaseException | None = None
         value: Any = None
         try:
@@ -174,7 +185,7 @@ class Executor:
     async def close(self) -> None:
         """Ends the processes, and the threads that are idle."""
         await self._processes.close()
-        self._threads.close()
+        self.threads.close()
 
     def _interrupt(self, attempt: Attempt) -> Callable[[], None] | None:
         if attempt.task.executor == "thread":
@@ -190,11 +201,13 @@ class Executor:
         if attempt.task.executor == "loop":
             return await handler(context)
         if attempt.task.executor == "thread":
-            return await self._threads.call(partial(_in_thread, handler, context))
+            return await self.threads.call(partial(_in_thread, handler, context))
         return await self._processes.call(attempt, handler, context, attempt.task.limits)
 
     def _ended(self, attempt: Attempt, value: Any, error: BaseException | None, clock: Clock) -> Outcome | None:
         attempt.end(clock.earliest())
+        if self._hooks.error:
+            self._tell(attempt, error)
         if attempt.stop is not None:
             _forget_cancellation()
             if error is not None or attempt.stop in _FINAL_STOPS:
@@ -204,15 +217,26 @@ class Executor:
         try:
             return Completed(attempt.task.binding.encode_result(value, attempt.task.max_result, self._store.codec))
         except ResultInvalid as invalid:
+            self._tell(attempt, invalid)
             return self.conclude(attempt, decide(invalid, attempt.record, attempt.task.limits))
         except PayloadSealed as unsealed:
+            self._tell(attempt, unsealed)
             return self.conclude(attempt, fault(unsealed, attempt.record, attempt.task.limits))
+
+    def _tell(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Tells what went wrong, unless it is an outcome or what a request to stop leads to."""
+        if attempt.stop is Stop.TIMEOUT:
+            error = _late(attempt, error)
+        elif attempt.stop is not None and isinstance(error, _OF_A_STOP):
+            return
+        if error is not None and not isinstance(error, Retry | Cancel | Snooze):
+            self._hooks.tell("error", _failure(error), attempt.record)
 
     def conclude(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Returns an outcome as it may be stored, and tells the log what is to be known of it."""
         if isinstance(outcome, Snoozed) and outcome.data is not None:
             outcome = self._with_payload(attempt, outcome)
-        _tell(attempt, outcome)
+        _log(attempt, outcome)
         codec = self._store.codec
         return outcome if codec is None else sealed(outcome, codec)
 
@@ -251,7 +275,7 @@ def _in_thread(handler: Any, context: Context[Any, Any]) -> Any:
     return copy_context().run(handler, context)
 
 
-def _tell(attempt: Attempt, outcome: Outcome) -> None:
+def _log(attempt: Attempt, outcome: Outcome) -> None:
     record = attempt.record
     if isinstance(outcome, Failed | Cancelled | Snoozed) and outcome.mistake:
         _LOGGER.error("job %s (%s): %s", record.id, record.name, outcome.mistake)
@@ -266,17 +290,19 @@ def _tell(attempt: Attempt, outcome: Outcome) -> None:
 
 def _judged(attempt: Attempt, error: BaseException) -> Outcome:
     """Returns what becomes of a job whose handler raised, though nothing had told it to stop."""
-    if isinstance(error, asyncio.CancelledError):
-        error = RuntimeError("the handler raised CancelledError though nothing had asked it to stop")
     rule = fault if isinstance(error, ProcessDied) else decide
-    return rule(error, attempt.record, attempt.task.limits)
+    return rule(_failure(error), attempt.record, attempt.task.limits)
+
+
+def _failure(error: BaseException) -> BaseException:
+    if isinstance(error, asyncio.CancelledError):
+        return RuntimeError("the handler raised CancelledError though nothing had asked it to stop")
+    return error
 
 
 def _stopped(attempt: Attempt, error: BaseException | None) -> Outcome:
     if attempt.stop is Stop.TIMEOUT:
-        late = TimeoutError(f"the attempt ran longer than its {attempt.timeout:g} s")
-        late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
-        return decide(late, attempt.record, attempt.task.limits)
+        return decide(_late(attempt, error), attempt.record, attempt.task.limits)
     if attempt.stop is Stop.DEADLINE:
         return _expired(attempt, error)
     if attempt.stop is Stop.CANCEL:
@@ -296,6 +322,12 @@ def _expired(attempt: Attempt, error: BaseException | None) -> Cancelled:
         f"its deadline {deadline.isoformat()} passed {when}",
         describe(error) if error is not None and of_its_own else None,
     )
+
+
+def _late(attempt: Attempt, error: BaseException | None) -> TimeoutError:
+    late = TimeoutError(f"the attempt ran longer than its {attempt.timeout:g} s")
+    late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
+    return late
 
 
 def _invalid(error: Exception) -> Cancelled:

@@ -207,6 +207,11 @@ def paused(queue: str) -> Op[frozenset[str | None]]:
     return frozenset(name for name in names if name is None or isinstance(name, str))
 
 
+def ping() -> Op[None]:
+    """Returns once the primary has answered a read; raises `StoreError` where it does not."""
+    yield Find(CONTROL, {"_id": "ping"}, {"_id": 1}, limit=1)
+
+
 def count_unknown(queue: str, versions: Mapping[str, int], clock: Clock, *, cap: int) -> Op[dict[str, int]]:
     """Returns how many due jobs no task here understands, by name, reading at most `cap` of them.
 

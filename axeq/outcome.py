@@ -119,14 +119,32 @@ Outcome = Completed | Failed | Cancelled | Snoozed | Released | Flawed
 
 
 class Reported(Exception):
-    """A failure that happened in another process. `document` is the job's `error`; `outcome` is what was decided
-    there, where the exception itself was.
+    """A failure that happened in another process. `document` is the job's `error`, `type`, `message` and `traceback`
+    its parts; `outcome` is what was decided there, where the exception itself was.
     """
 
     def __init__(self, document: Document, outcome: Outcome | None = None) -> None:
         super().__init__(document, outcome)
         self.document = document
         self.outcome = outcome
+
+    @property
+    def type(self) -> str:
+        """The name of the exception's class."""
+        return str(self.document.get("type"))
+
+    @property
+    def message(self) -> str:
+        """The exception's text."""
+        return str(self.document.get("message"))
+
+    @property
+    def traceback(self) -> str:
+        """Where it was raised."""
+        return str(self.document.get("traceback"))
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
 
 
 def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | Flawed | None:

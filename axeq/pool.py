@@ -10,12 +10,16 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from axeq.duration import Duration, seconds
 from axeq.errors import AlreadyRunning, ConfigurationError, TaskExists
+from axeq.hooks import Hook, Hooks, Moment
 from axeq.model import M, Payload, R, name_of
+from axeq.settings import duration
 from axeq.shift import Plan, Shift
 from axeq.store import Store
 from axeq.task import Handler, Task, TaskOptions
@@ -36,6 +40,12 @@ class Pool:
     "ranked", the default, by an order that the live pools share, "random" by chance. `worker` names the pool,
     default host, process and a random part. Durations are `timedelta` or seconds. Raises `ConfigurationError`
     for an option that cannot work.
+
+    `lifespan` is a function of the pool that returns an async context manager, entered before the first claim and
+    left after the last handler has stopped; what it gives is `ctx.resources`, an error in it ends `run` with that
+    error. `health_interval` (default 15 s) is the time between two checks that the server answers.
+
+    Left out, these are what the environment says: `AXEQ_LEASE`, `AXEQ_DRAIN`, `AXEQ_MAX_LAG`.
     """
 
     def __init__(
@@ -43,11 +53,13 @@ class Pool:
         store: Store,
         *,
         queue: str = "default",
-        lease: Duration = 30,
-        drain: Duration = 25,
-        max_lag: Duration = 0.1,
+        lease: Duration | None = None,
+        drain: Duration | None = None,
+        max_lag: Duration | None = None,
         lag: Literal["ranked", "random"] = "ranked",
         worker: str | None = None,
+        lifespan: Callable[[Pool], AbstractAsyncContextManager[Any]] | None = None,
+        health_interval: Duration = 15,
     ) -> None:
         if not isinstance(store, Store):
             raise ConfigurationError(f"a pool takes an axeq.Store, not {type(store).__name__}: Pool(Store(...))")
@@ -62,11 +74,12 @@ class Pool:
         """Due jobs that no task here understands, by name, as last counted (up to 1,000); they are left alone."""
         self.ready = threading.Event()
         """Set while the pool is claiming jobs."""
-        self._lease = seconds(lease, "lease")
-        if self._lease < _SHORTEST_LEASE:
-            raise ConfigurationError(f"lease must be at least {_SHORTEST_LEASE} s, not {self._lease:g} s")
-        self._drain = seconds(drain, "drain")
-        self._max_lag = seconds(max_lag, "max_lag")
+        self._lease = _checked_lease(lease)
+        self._drain = duration(drain, "drain", "AXEQ_DRAIN", 25)
+        self._max_lag = duration(max_lag, "max_lag", "AXEQ_MAX_LAG", 0.1)
+        self._lifespan = _checked_lifespan(lifespan)
+        self._health_interval = seconds(health_interval, "health_interval", zero=False)
+        self._hooks = Hooks()
         if lag not in ("ranked", "random"):
             raise ConfigurationError(f'lag must be "ranked" or "random", not {lag!r}')
         self._lag = lag
@@ -108,6 +121,36 @@ class Pool:
 
         return decorate
 
+    def on(self, moment: Moment) -> Callable[[Hook], Hook]:
+        """Returns a decorator that has its function called at each such moment.
+
+        - "claimed", with the job (a `Record`): a worker will come to it soon
+        - "started", with the job: its handler is called
+        - "done", with the job as the store has it now: completed, failed, cancelled, or enqueued again where it was
+          snoozed or given back
+        - "lost", with the job: its lease has passed to another worker, or it is gone
+        - "unknown", with a name and a count: jobs of it are due, and no task here understands them
+        - "error", with an exception and the job: what a handler raised that is no outcome, the `TimeoutError` of one
+          that ran too long, a payload or result that does not fit, and what `notify` raised. From a process executor
+          comes a stand-in with `type`, `message` and `traceback`
+        - "health", with None or an error: each `health_interval`, whether the server answers
+
+        Functions, plain or async, are called on the pool's loop, so plain ones must not block; async ones run beside
+        what the pool does. They cannot change it, and their errors are only logged. Raises `ConfigurationError`.
+        """
+
+        def decorate(function: Hook) -> Hook:
+            self._hooks.add(moment, function)
+            return function
+
+        return decorate
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the pool runs, the server confirms its leases, and has answered when it was last asked."""
+        shift = self._shift
+        return shift is not None and self.ready.is_set() and shift.healthy
+
     def run(self) -> None:
         """Runs the pool until it is stopped, by `stop`, SIGTERM or SIGINT; a second signal ends it at once.
 
@@ -138,6 +181,9 @@ class Pool:
             lag=self._lag,
             counts=self.counts,
             unknown=self.unknown,
+            hooks=self._hooks,
+            lifespan=None if self._lifespan is None else partial(self._lifespan, self),
+            health_interval=self._health_interval,
         )
 
     async def __aenter__(self) -> Self:
@@ -188,6 +234,20 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.worker} of {self.queue!r}: {', '.join(self._tasks) or 'no tasks'}>"
+
+
+def _checked_lease(lease: Duration | None) -> float:
+    length = duration(lease, "lease", "AXEQ_LEASE", 30)
+    if length < _SHORTEST_LEASE:
+        named = "AXEQ_LEASE" if lease is None else "lease"
+        raise ConfigurationError(f"{named} must be at least {_SHORTEST_LEASE} s, not {length:g} s")
+    return length
+
+
+def _checked_lifespan(lifespan: Any) -> Any:
+    if lifespan is not None and not callable(lifespan):
+        raise ConfigurationError(f"lifespan must be a function of the pool, not {type(lifespan).__name__}")
+    return lifespan
 
 
 class _signals:  # noqa: N801 - used as a statement

@@ -17,7 +17,7 @@ from axeq.record import EVENTS_KEPT, Document, Record, event, excerpt
 from axeq.states import TRANSITIONS, Cause, State
 from axeq.wire import JOBS, Call, Find, Merge, Op, Sleep, Update
 
-__all__ = ["Settled", "Settlement", "expiry", "logged", "settle", "settlement"]
+__all__ = ["Settled", "Settlement", "applied", "expiry", "logged", "settle", "settlement"]
 
 _DEQUEUED = State.DEQUEUED.value
 _MANY_ALIKE = 8
@@ -70,17 +70,21 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of a batch: ids whose lease was lost, ids that ended cancelled because somebody had asked, and
-    why the server refused others.
+    """What became of a batch: ids whose lease was lost, the updates of those that ended cancelled because somebody
+    had asked, and why the server refused others.
     """
 
     lost: frozenset[Any] = frozenset()
-    cancelled: frozenset[Any] = frozenset()
+    cancelled: Mapping[Any, Document] = field(default_factory=dict)
     refused: Mapping[Any, str] = field(default_factory=dict)
 
     def with_those_of(self, other: Settled) -> Settled:
         """Returns what became of two batches."""
-        return Settled(self.lost | other.lost, self.cancelled | other.cancelled, {**self.refused, **other.refused})
+        return Settled(
+            self.lost | other.lost,
+            {**self.cancelled, **other.cancelled},
+            {**self.refused, **other.refused},
+        )
 
 
 def settlement(
@@ -123,6 +127,17 @@ def settle(batch: Sequence[Settlement], clock: Clock) -> Op[Settled]:
     return (yield from _accounted(missing, clock)) if missing else Settled()
 
 
+def applied(document: Document, update: Document) -> Document:
+    """Returns `document` as a settlement's update leaves it; `document` itself stays as it is."""
+    changed = {key: value for key, value in document.items() if key not in update.get("$unset", ())}
+    changed.update(update.get("$set", {}))
+    for key, number in update.get("$inc", {}).items():
+        changed[key] = changed.get(key, 0) + number
+    for key, push in update.get("$push", {}).items():
+        changed[key] = [*changed.get(key, ()), *push["$each"]][push["$slice"] :]
+    return changed
+
+
 def _accounted(missing: Sequence[Settlement], clock: Clock) -> Op[Settled]:
     """Finds out what became of a batch of which not every write matched."""
     documents = yield from _patiently(Find(JOBS, {"_id": {"$in": [entry.id for entry in missing]}}, FENCE), clock)
@@ -132,13 +147,17 @@ def _accounted(missing: Sequence[Settlement], clock: Clock) -> Op[Settled]:
         for entry in missing
         if entry.instead is not None and owns(found.get(entry.id), entry.token) and "cancel" in found[entry.id]
     ]
-    flagged_ids = frozenset(entry.id for entry in flagged)
-    lost = {entry.id for entry in missing if entry.id not in flagged_ids and not entry.shown_by(found.get(entry.id))}
+    instead = {entry.id: entry.update for entry in flagged}
+    lost = {entry.id for entry in missing if entry.id not in instead and not entry.shown_by(found.get(entry.id))}
     if not flagged:
         return Settled(frozenset(lost))
     ended = yield from settle(flagged, clock)
     gone = ended.lost | ended.refused.keys()
-    return Settled(ended.lost | lost, flagged_ids - gone, ended.refused)
+    return Settled(
+        ended.lost | lost,
+        {identity: update for identity, update in instead.items() if identity not in gone},
+        ended.refused,
+    )
 
 
 def _written(batch: Sequence[Settlement], clock: Clock) -> Op[Sequence[Settlement]]:

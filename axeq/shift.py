@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ from axeq.crew import Crew
 from axeq.dispatcher import Dispatcher
 from axeq.errors import AccessDenied, StoreError, StoreUnavailable, redact
 from axeq.feed import Feed
+from axeq.hooks import Hooks
 from axeq.lag import RandomLag, RankedLag
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.lifecycle import Holding
+from axeq.lifespan import Lifespan
 from axeq.store import Store
 from axeq.task import Task
 from axeq.ticker import Ticker
@@ -48,6 +50,25 @@ class Plan:
     lag: Literal["ranked", "random"]
     counts: Counter[str] = field(default_factory=Counter)
     unknown: dict[str, int] = field(default_factory=dict)
+    hooks: Hooks = field(default_factory=Hooks)
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+    health_interval: float = 15.0
+
+
+def crew_of(
+    plan: Plan, lanes: Mapping[str, Lane], leases: Leases, *, wake: Callable[[], None], freed: Callable[[], None]
+) -> Crew:
+    """Returns the crew for a plan's tasks."""
+    return Crew(
+        plan.store,
+        lanes,
+        leases,
+        lease=plan.lease,
+        counts=plan.counts,
+        hooks=plan.hooks,
+        wake=wake,
+        freed=freed,
+    )
 
 
 class Shift:
@@ -64,9 +85,9 @@ class Shift:
         lanes = {task.name: Lane(task) for task in plan.tasks}
         self._versions = {task.name: task.binding.version for task in plan.tasks}
         self._leases = Leases(self._store, lease=plan.lease, report=self._report)
-        self._crew = Crew(
-            self._store, lanes, self._leases, lease=plan.lease, counts=plan.counts, wake=self._wake, freed=self._freed
-        )
+        self._crew = crew_of(plan, lanes, self._leases, wake=self._wake, freed=self._freed)
+        self._lifespan = Lifespan(plan.lifespan) if plan.lifespan is not None else None
+        self._unhealthy: StoreError | None = None
         self._lag = _lag(plan)
         self._board = board = Board(self._lag, monotonic=self._store.clock.monotonic)
         self._feed = Feed(
@@ -96,7 +117,13 @@ class Shift:
         await self._store.acapabilities()
         await self._create_indexes()
         await self._read_controls()
-        await self._announce()
+        if self._lifespan is not None:
+            self._crew.share(await self._lifespan.enter())
+        try:
+            await self._announce()
+        except BaseException:
+            await self._leave_lifespan()
+            raise
         self._leases.start()
         for work in (
             self._dispatcher.run(),
@@ -106,10 +133,18 @@ class Shift:
             self._every(workers.HEARTBEAT, self._announce),
             self._every(_UNKNOWN_EVERY, self._count_unknown, at_once=True),
             self._every(self._plan.lease / 10, self._watch_held),
+            self._every(self._plan.health_interval, self._check_health),
         ):
-            task = self._loop.create_task(work)
+            self._background.append(self._loop.create_task(work))
+        if self._lifespan is not None and self._lifespan.task is not None:
+            self._lifespan.task.add_done_callback(self._noticed)
+        for task in self._background:
             task.add_done_callback(self._noticed)
-            self._background.append(task)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the server confirms leases, and has answered when it was last asked."""
+        return self._unhealthy is None and self._leases.healthy
 
     def ask_to_end(self) -> None:
         """Has the shift end. From any thread."""
@@ -141,9 +176,14 @@ class Shift:
         await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
         await _cancelled([*others, *self._feed.reads])
         await asyncio.to_thread(self._leases.stop)
+        await self._leave_lifespan()  # in the last place: handlers have stopped, and its error ends the run
         for task in self._background:
             if not task.cancelled() and task.exception() is not None:
                 raise task.exception() or AssertionError
+
+    async def _leave_lifespan(self) -> None:
+        if self._lifespan is not None:
+            await self._lifespan.leave()
 
     def _noticed(self, task: asyncio.Task[None]) -> None:
         """Ends the pool where part of it has failed: half a pool would hold jobs that nobody runs."""
@@ -202,8 +242,19 @@ class Shift:
         counts = await self._store.arun(rule)
         for name in counts.keys() - self._plan.unknown.keys():
             _LOGGER.warning("jobs of %r are due, and no task here understands them: left alone", name)
+            self._plan.hooks.tell("unknown", name, counts[name])
         self._plan.unknown.clear()
         self._plan.unknown.update(counts)
+
+    async def _check_health(self) -> None:
+        try:
+            await self._store.arun(manage.ping())
+        except StoreError as error:
+            self._unhealthy = error
+        else:
+            self._unhealthy = None
+        unconfirmed = None if self._leases.healthy else StoreUnavailable(self._store.place.host, "leases not confirmed")
+        self._plan.hooks.tell("health", self._unhealthy or unconfirmed)
 
     async def _watch_held(self) -> None:
         for held in self._leases.lapsed():

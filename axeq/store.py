@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -29,9 +28,10 @@ from axeq.capabilities import Capabilities, from_hello
 from axeq.clients import Clients, host_of
 from axeq.clock import Clock, LocalClock, ServerClock
 from axeq.codec import Codec
-from axeq.duration import Duration, seconds
+from axeq.duration import Duration
 from axeq.errors import ConfigurationError, ServerUnsuitable, redact
 from axeq.record import Document
+from axeq.settings import duration, setting
 from axeq.wire import ISOLATIONS, JOBS, AsyncWire, Op, Place, SyncWire
 
 __all__ = ["Store"]
@@ -51,12 +51,15 @@ class Store:
 
     `target` is a URI, a pymongo `MongoClient`, `Database`, `AsyncMongoClient` or `AsyncDatabase`, a Motor
     client or database, a mongomock client or database, or `embedded:PATH` for a server that axeq runs itself on
-    data in PATH. Without one, the environment's `AXEQ_URI`. `database` overrides the one that the target names
+    data in PATH. `database` overrides the one that the target names
     (default "axeq"); `collection`, default "jobs", holds the jobs and prefixes axeq's other collections.
     `timeout` (`timedelta` or seconds, default 10 s) is the deadline of every command. `codec`, an object with
     `encode(bytes)` and `decode(bytes)`, seals payloads, results and the texts of failures, as by encryption
     (docs/security.md). Nothing is connected before the first use. Raises `ConfigurationError` for a target that
     it cannot use.
+
+    Left out, these are what the environment says: `AXEQ_URI`, `AXEQ_DATABASE` (where no `target` names one),
+    `AXEQ_COLLECTION`, `AXEQ_TIMEOUT`.
     """
 
     def __init__(
@@ -64,15 +67,16 @@ class Store:
         target: Any = None,
         *,
         database: str | None = None,
-        collection: str = "jobs",
-        timeout: Duration = 10.0,
+        collection: str | None = None,
+        timeout: Duration | None = None,
         codec: Codec | None = None,
     ) -> None:
         self.codec = _checked_codec(codec)
-        self._given = _environment_target() if target is None else target
-        found = _found(self._given)
-        name = database or found.database or _DEFAULT_DATABASE
-        deadline = seconds(timeout, "timeout", zero=False)
+        self._given: Any
+        self._given, found = _environment_target() if target is None else (target, _found(target))
+        name = database or _named(found, given=target is not None)
+        collection = collection or setting("AXEQ_COLLECTION", "jobs")
+        deadline = duration(timeout, "timeout", "AXEQ_TIMEOUT", 10.0, zero=False)
         self.place = Place(name, collection, found.host, deadline, min(found.selection, deadline))
         self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
         self._lock = threading.Lock()
@@ -313,13 +317,22 @@ def _found(target: Any) -> _Found:
     return _Found(host_of(arguments), arguments, client, database, selection)
 
 
-def _environment_target() -> str:
-    uri = os.environ.get("AXEQ_URI")
-    if not uri:
+def _environment_target() -> tuple[str, _Found]:
+    uri = setting("AXEQ_URI")
+    if uri is None:
         raise ConfigurationError(
             'no database named: give one, as in axeq.Store("mongodb://localhost:27017/shop"), or set AXEQ_URI'
         )
-    return uri
+    try:
+        return uri, _found(uri)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"AXEQ_URI: {error}") from None
+
+
+def _named(found: _Found, *, given: bool) -> str:
+    """Returns the database; what a target that was `given` names goes before what the environment says."""
+    names = [found.database, setting("AXEQ_DATABASE")]
+    return next(filter(None, names if given else reversed(names)), _DEFAULT_DATABASE)
 
 
 def _checked_codec(codec: Codec | None) -> Codec | None:
@@ -333,7 +346,8 @@ def _checked_uri(uri: str) -> float:
     no URI.
     """
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
-        raise ConfigurationError(f"{redact(uri)!r} is no store: use mongodb://..., mongodb+srv://... or embedded:PATH")
+        shown = redact(uri) if "://" in uri else uri[uri.rfind("@") + 1 :]  # all before it may be a password
+        raise ConfigurationError(f"{shown!r} is no store: use mongodb://..., mongodb+srv://... or embedded:PATH")
     try:
         with MongoClient[Any](uri, connect=False) as client:
             return float(client.options.server_selection_timeout)

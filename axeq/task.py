@@ -13,14 +13,18 @@ from axeq.backoff import Curve, Exponential
 from axeq.context import Context
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, HandlerInvalid
+from axeq.handle import AsyncJob, Job
 from axeq.model import Binding, M, Payload, R, bind
 from axeq.outcome import Limits
 from axeq.periodic import LONGEST_PERIOD, SHORTEST_PERIOD
 
-__all__ = ["Executor", "Handler", "Task", "TaskOptions"]
+__all__ = ["Executor", "Handler", "Notify", "Task", "TaskOptions", "is_async"]
 
 Handler = Callable[[Context[M, R]], Awaitable[R] | R]
 """An async function, or a plain one, of a `Context`."""
+
+Notify = Callable[[Job[Any, Any]], object] | Callable[[AsyncJob[Any, Any]], Awaitable[object]]
+"""A plain function of a `Job`, or an async one of an `AsyncJob`."""
 
 Executor = Literal["loop", "thread", "process"]
 """Where a handler runs: on the pool's loop, in a thread, or in a process of its own."""
@@ -54,6 +58,7 @@ class TaskOptions(TypedDict, total=False):
     executor: Executor | None
     every: Duration | None
     payload: Any
+    notify: Notify | None
 
 
 class Task(Generic[M, R]):
@@ -84,6 +89,9 @@ class Task(Generic[M, R]):
       all pools; 100 ms to 366 days, default None, none. Slots that pass while no pool runs, or while the task is
       paused, stay empty
     - `payload`: the model of those jobs, default `Model()`, made anew for each
+    - `notify`: called with the job's handle once it is stored that the job has completed or is cancelled, by the
+      pool that had it; an `AsyncJob` for an async function, a `Job` for a plain one, which runs in a thread. Its
+      errors are logged and change nothing
 
     Raises `ConfigurationError` naming the option that cannot work, `HandlerInvalid` where the handler does not
     fit the model.
@@ -109,6 +117,7 @@ class Task(Generic[M, R]):
         self.executor = _executor(handler, options.get("executor"))
         self.every = _every(options)
         self.payload = _payload(self.binding, options)
+        self.notify = _notify(options.get("notify"))
         if self.executor == "process":
             _check_portable(self.limits)
         _check_handler(handler, self.binding)
@@ -160,7 +169,7 @@ def _curve(options: TaskOptions) -> Curve:
 def _backoff(backoff: Any, others: Collection[str]) -> Curve:
     if others:
         raise ConfigurationError(f"give backoff or {', '.join(sorted(others))}, not both: a curve holds its own delays")
-    if isinstance(backoff, type) or not callable(backoff) or _is_async(backoff):
+    if isinstance(backoff, type) or not callable(backoff) or is_async(backoff):
         raise ConfigurationError(
             f"backoff must be a curve of axeq.backoff, such as Exponential(), or a plain function, not {backoff!r:.100}"
         )
@@ -171,7 +180,7 @@ def _backoff(backoff: Any, others: Collection[str]) -> Curve:
 def _is_failure(judge: Any) -> Callable[[BaseException], bool] | None:
     if judge is None:
         return None
-    if isinstance(judge, type) or not callable(judge) or _is_async(judge):
+    if isinstance(judge, type) or not callable(judge) or is_async(judge):
         raise ConfigurationError(f"is_failure must be a plain function of an exception, not {judge!r:.100}")
     _check_arguments("is_failure", judge, "the exception", 1)
     return cast("Callable[[BaseException], bool]", judge)
@@ -240,7 +249,8 @@ def _payload(binding: Binding[Any, Any], options: TaskOptions) -> Callable[[], A
     return lambda: payload
 
 
-def _is_async(handler: Any) -> bool:
+def is_async(handler: Any) -> bool:
+    """Returns whether a function, or an object that can be called, is async."""
     called = type(handler).__call__ if not inspect.isroutine(handler) else handler
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)
 
@@ -248,7 +258,7 @@ def _is_async(handler: Any) -> bool:
 def _executor(handler: Any, executor: Executor | None) -> Executor:
     if not callable(handler):
         raise HandlerInvalid(f"a handler must be a function of a Context, not {handler!r}")
-    asynchronous = _is_async(handler)
+    asynchronous = is_async(handler)
     if executor is None:
         return "loop" if asynchronous else "thread"
     if executor not in typing.get_args(Executor):
@@ -261,6 +271,14 @@ def _executor(handler: Any, executor: Executor | None) -> Executor:
             f'{_named(handler)} must be a function at the top of a module to run with executor="process"'
         )
     return executor
+
+
+def _notify(notify: Notify | None) -> Notify | None:
+    if notify is not None:
+        if not callable(notify):
+            raise ConfigurationError(f"notify must be a function of one job, not {notify!r:.100}")
+        _check_arguments("notify", notify, "the job", 1)
+    return notify
 
 
 def _check_handler(handler: Any, binding: Binding[Any, Any]) -> None:

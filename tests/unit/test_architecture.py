@@ -20,7 +20,7 @@ PACKAGE = ROOT / "axeq"
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "states", "priority", "clock", "duration", "backoff"),
-    "documents": ("codec", "model", "record"),
+    "documents": ("codec", "model", "record", "settings"),
     "wire": ("commands", "translation", "wire", "simulated", "capabilities", "servers", "embedded", "clients", "store"),
     "rules": (
         "outcome",
@@ -42,11 +42,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "leases",
         "settler",
         "threads",
+        "hooks",
+        "lifespan",
         "processes",
         "executor",
         "pace",
         "lane",
         "crew",
+        "claims",
         "dispatcher",
         "ticker",
         "shift",

@@ -11,7 +11,7 @@ import mongomock
 import pytest
 
 import axeq
-from axeq import dispatcher, lifecycle
+from axeq import claims, lifecycle
 from axeq.due import Candidate, due_page, next_due
 from axeq.enqueue import Draft, insert
 from axeq.errors import AccessDenied, Cancel, DuplicateKey, EnqueueUnknown, Retry, StoreError
@@ -254,8 +254,8 @@ def test_a_job_whose_claims_are_refused_is_left_alone_and_the_others_complete(
             raise REFUSED
         return (yield from lifecycle.claim_many(ids, *given, **options))
 
-    monkeypatch.setattr(dispatcher, "claim_one", one)
-    monkeypatch.setattr(dispatcher, "claim_many", many)
+    monkeypatch.setattr(claims, "claim_one", one)
+    monkeypatch.setattr(claims, "claim_many", many)
     pool = quick_pool(queue.store)
     pool.add(axeq.Task(Probe, probe, workers=10))
 

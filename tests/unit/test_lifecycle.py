@@ -519,7 +519,7 @@ def test_an_outcome_that_would_run_the_job_again_becomes_the_cancel_that_was_ask
     assert matches(instead.args[0], flagged)
     assert not matches(instead.args[0], {**flagged, "claim": {"token": ObjectId()}})
     assert (ended.state, ended.cause, ended.cancel_requested) == ("cancelled", Cause.REQUESTED, False)
-    assert played.result.cancelled == {flagged["_id"]}
+    assert played.result.cancelled == {flagged["_id"]: instead.args[1]}
     assert not played.result.lost
 
 

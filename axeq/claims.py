@@ -1,0 +1,69 @@
+"""Claims candidates for a pool: together where the server takes them so, else one by one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from axeq.due import Candidate, cancel_flawed
+from axeq.errors import AccessDenied, StoreError, StoreUnavailable
+from axeq.lifecycle import claim_many, claim_one
+from axeq.record import Record
+from axeq.store import Store
+
+__all__ = ["Claims"]
+
+_LOGGER = logging.getLogger("axeq.pool")
+_CLAIM_PATIENCE = 2.0
+"""Seconds: an unanswered claim holds the pool up until then."""
+
+
+class Claims:
+    """Claims jobs for a pool whose id is `worker`, for `lease` seconds each.
+
+    `left_alone` are jobs that can neither be claimed nor cancelled: they are not to be tried again.
+    """
+
+    def __init__(self, store: Store, *, worker: str, lease: float) -> None:
+        self._store = store
+        self._worker = worker
+        self._lease = lease
+        self.left_alone: set[Any] = set()
+
+    async def claim(self, candidates: Sequence[Candidate]) -> list[Record]:
+        """Claims candidates together; where the server refuses that, one by one, for the sake of the others.
+
+        One that has lost a lease is claimed alone.
+        """
+        try:
+            return await self._together(candidates)
+        except (AccessDenied, StoreUnavailable):
+            raise
+        except StoreError as error:
+            if len(candidates) == 1:
+                await self._refused(candidates[0], error)
+                return []
+        records: list[Record] = []
+        for candidate in candidates:
+            try:
+                records += await self.claim([candidate])
+            except StoreError as error:
+                _LOGGER.warning("the rest of a refused claim is left for later: %s", error)
+                break
+        return records
+
+    async def _refused(self, candidate: Candidate, error: StoreError) -> None:
+        """Ends a job that can never be claimed, or leaves it alone from now on."""
+        if not await self._store.arun(cancel_flawed([candidate.id], self._store.clock.earliest())):
+            self.left_alone.add(candidate.id)
+            _LOGGER.error("job %s (%s) is left alone, its claim is refused: %s", candidate.id, candidate.name, error)
+
+    async def _together(self, candidates: Sequence[Candidate]) -> list[Record]:
+        clock, patience = self._store.clock, min(self._store.place.timeout, _CLAIM_PATIENCE)
+        if len(candidates) == 1:
+            rule = claim_one(candidates[0], clock, worker=self._worker, lease=self._lease, patience=patience)
+        else:
+            ids = [candidate.id for candidate in candidates]
+            rule = claim_many(ids, clock, worker=self._worker, lease=self._lease, patience=patience)
+        return await self._store.arun(rule)
