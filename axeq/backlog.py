@@ -28,7 +28,7 @@ class Backlog:
     `ends` holds that by priority; `cut` those of which more was due than the last page held; `tied` how many jobs
     of it shared its last due time, so that as many may be left of it; `densities` the jobs per second of due time.
     The version is asked for only once a newer one was met (`mixed`): a second range makes some servers give up the
-    bounds of the first.
+    bounds of the first. A `flat` one has its jobs in order of due time alone, as if all had one priority.
     """
 
     queue: str
@@ -39,6 +39,7 @@ class Backlog:
     tied: dict[int, int] = field(default_factory=dict)
     densities: dict[int, float] = field(default_factory=dict)
     mixed: bool = False
+    flat: bool = False
 
     def met(self, candidates: Sequence[Candidate]) -> None:
         """Learns from a first page, in order, where the next one begins, and how dense the jobs are."""
@@ -54,6 +55,8 @@ class Backlog:
 
     def discover(self, now: datetime) -> Op[None]:
         """Looks for priorities between and beyond the known ones. Each look is bounded by them, and so cheap."""
+        if self.flat:
+            return
         known = sorted(self.ends)
         for below, above in pairwise([None, *known, None]):
             bounds = {key: value for key, value in (("$gt", below), ("$lt", above)) if value is not None}
@@ -112,8 +115,11 @@ class Backlog:
             end = bounds["$lte"]
 
     def _read(self, priority: int, bounds: Document, now: datetime, limit: int) -> Op[list[Candidate]]:
-        query = {**self._query(bounds), "priority": priority}
-        found = yield from read(Find(JOBS, query, BOARD, sort=[("available_at", 1)], limit=limit), now)
+        query = self._query(bounds)
+        if not self.flat:
+            query["priority"] = priority
+        find = Find(JOBS, query, BOARD, sort=[("available_at", 1)], limit=limit)
+        found = yield from read(find, now, flat=self.flat)
         if not self.mixed and any(candidate.version > self.version for candidate in found):
             self.mixed = True
             return (yield from self._read(priority, bounds, now, limit))

@@ -25,16 +25,18 @@ class Context(Generic[M, R]):
 
     `model` is the payload, `job` the record as claimed, `result_type` what the handler is to return, `store`
     where the job lives, `resources` what the pool's `lifespan` gave (None without one, and in a handler's own
-    process).
+    process). `worker_index` is the number of the worker that runs it, 0 to the task's `workers` - 1: no two attempts
+    of a task that run in one pool at once have the same, but for one that was abandoned. It is -1 outside of a pool.
     """
 
     resources: Any = None
 
-    def __init__(self, *, model: M, job: Record, result_type: Any, store: Store) -> None:
+    def __init__(self, *, model: M, job: Record, result_type: Any, store: Store, worker_index: int = -1) -> None:
         self.model = model
         self.job = job
         self.result_type = result_type
         self.store = store
+        self.worker_index = worker_index
         self._stopping = False
 
     @property
@@ -89,7 +91,7 @@ class Context(Generic[M, R]):
         return _JobLog(_LOGGER, {"job_id": str(self.job.id), "task": self.job.name, "attempt": self.job.attempts})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("model", "job", "result_type", "store")}
+        return {name: getattr(self, name) for name in ("model", "job", "result_type", "store", "worker_index")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

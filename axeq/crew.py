@@ -177,11 +177,23 @@ class Crew:
             wait.cancel()
 
     def _pump(self, lane: Lane) -> None:
-        while not self._closing and (attempt := lane.start()) is not None:
-            # A context of its own: what a handler sets must not reach the next job.
-            task = asyncio.get_running_loop().create_task(self._work(lane, attempt), context=self._context.copy())
-            self._tasks[task] = attempt
-            task.add_done_callback(self._tasks.pop)
+        """Starts what is ready in a lane; where a place is what it waits for, in others as well, in turn."""
+        if lane.places is not None:
+            for other in lane.places.in_turn() if not self._closing else ():
+                self._start(other)
+            return
+        while not self._closing and self._start(lane):
+            pass
+
+    def _start(self, lane: Lane) -> bool:
+        attempt = lane.start()
+        if attempt is None:
+            return False
+        # A context of its own: what a handler sets must not reach the next job.
+        task = asyncio.get_running_loop().create_task(self._work(lane, attempt), context=self._context.copy())
+        self._tasks[task] = attempt
+        task.add_done_callback(self._tasks.pop)
+        return True
 
     async def _work(self, lane: Lane, attempt: Attempt) -> None:
         outcome: Outcome | None
@@ -200,13 +212,13 @@ class Crew:
             _LOGGER.warning("the abandoned handler of job %s has stopped at last", attempt.record.id)
             self._freed()
             return
-        lane.finish()
+        lane.finish(attempt)
         if outcome is None:
             del self._attempts[attempt.record.id]
         else:
             self._settle(attempt, outcome)
         self._pump(lane)
-        if lane.wanted:
+        if lane.wanted or (lane.places is not None and lane.places.room):
             self._wake()
 
     def _mishap(self, attempt: Attempt, error: Exception) -> Outcome:
@@ -229,7 +241,7 @@ class Crew:
         self._counts["abandon"] += 1
         self._leases.drop([attempt.record.id])
         lane = self._lanes[attempt.record.name]
-        lane.finish()
+        lane.finish(attempt)
         _LOGGER.error(
             "the handler of job %s (%s) does not stop: abandoned, its lease lapses",
             attempt.record.id,

@@ -9,31 +9,32 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from axeq.board import Board
 from axeq.claims import Claims
 from axeq.crew import Crew
+from axeq.due import Candidate
 from axeq.errors import StoreError
-from axeq.feed import Feed
-from axeq.lag import Lag
+from axeq.hints import Hints
 from axeq.lane import Lane
 from axeq.leases import Leases
+from axeq.record import Record
+from axeq.shares import Shares
+from axeq.source import Source
 from axeq.store import Store
+from axeq.turns import Basket, Pick, Turns
 
 __all__ = ["Dispatcher"]
 
 _LOGGER = logging.getLogger("axeq.pool")
 _LONGEST_REST = 5.0
-_REREAD_AFTER, _FRESH_FOR = 0.8, 1.0
-"""Order is exact to `_FRESH_FOR`: a board older than that is not claimed from."""
-_CONFIRM_AFTER = 0.05
 _UNHEALTHY_REST = 1.0
 
 
 class Dispatcher:
     """Claims jobs for the lanes, a batch at a time, until told to end.
 
-    `worker` is the pool's id, `lease` in seconds. `paused` names the tasks that are to be left alone, None
-    among them all of them.
+    `sources` are the pool's queues by name, `weights` theirs; `strict` leaves the lighter alone while heavier ones
+    have jobs. Lanes of `Places` are seen as one, for what one of them takes the others cannot have. `worker` is the
+    pool's id, `lease` in seconds.
     """
 
     def __init__(
@@ -41,27 +42,29 @@ class Dispatcher:
         store: Store,
         lanes: Mapping[str, Lane],
         *,
-        board: Board,
-        feed: Feed,
+        sources: Mapping[str, Source],
+        weights: Mapping[str, int],
+        strict: bool,
+        hints: Hints,
         crew: Crew,
         leases: Leases,
-        lag: Lag,
         counts: Counter[str],
         worker: str,
         lease: float,
     ) -> None:
         self._store = store
         self._lanes = lanes
-        self._board = board
-        self._feed = feed
+        self._hints = hints
         self._crew = crew
         self._leases = leases
-        self._lag = lag
         self._counts = counts
         self._claims = Claims(store, worker=worker, lease=lease)
+        self._strict = strict
+        self._weights = weights
+        self._sources = [sources[queue] for queue in Shares(weights).order]
+        self._turns: dict[str, Turns] = {}
         self._woken = asyncio.Event()
         self._ending = False
-        self.paused: frozenset[str | None] = frozenset()
 
     def wake(self) -> None:
         """Has the next round begin at once."""
@@ -90,91 +93,100 @@ class Dispatcher:
         """Claims once for every lane that wants jobs, and returns the seconds to rest, 0 for none."""
         if not self._leases.healthy:
             return _UNHEALTHY_REST
-        hungry = [lane for lane in self._lanes.values() if lane.wanted and not self._is_paused(lane)]
+        hungry = [lane for lane in self._lanes.values() if lane.wanted and self._open(lane)]
         if not hungry:
-            self._feed.busy()
+            self._hints.busy()
             return _LONGEST_REST
         await self._look(hungry)
         claimed = 0
-        for lane in hungry:
-            claimed += await self._claim(lane)
+        for lanes in _competing(hungry):
+            claimed += await self._claim(lanes)
         waiting = [lane for lane in hungry if lane.wanted and not self._holds_back(lane)]
-        if claimed or any(self._unread(lane.task.name) for lane in waiting):
+        if claimed or any(source.unread(lane.task.name) for lane in waiting for source in self._open(lane)):
             return 0
         if not waiting:  # a worker that gets free, or an outcome that is stored, begins the next round
             return _LONGEST_REST
-        await self._feed.expect()
-        return min(self._feed.pause(), _LONGEST_REST)
+        for source in self._sources:
+            await source.feed.expect()
+        self._hints.idle()
+        return min(_LONGEST_REST, *(source.feed.pause() for source in self._sources))
 
-    def _unread(self, name: str) -> bool:
-        """Whether the store has jobs of a task for this pool that the board has not."""
-        return self._board.more(name) and not self._board.count_own(name)
-
-    def _is_paused(self, lane: Lane) -> bool:
-        return None in self.paused or lane.task.name in self.paused
+    def _open(self, lane: Lane) -> list[Source]:
+        """Returns the queues of which a lane may claim jobs now, in order."""
+        return [source for source in self._sources if source.is_open(lane.task.name)]
 
     async def _look(self, hungry: Sequence[Lane]) -> None:
-        """Reads what is due where the board is out of date or runs short."""
-        short = [lane for lane in hungry if self._board.count_own(lane.task.name) < lane.wanted]
-        if short and self._feed.look_now:
-            await self._feed.look(wanted=sum(lane.wanted for lane in hungry))
-            return
-        for lane in hungry:
-            await self._keep_filled(lane.task.name, lane.wanted)
+        """Reads what is due where a board is out of date or runs short."""
+        looks = []
+        for source in self._sources:
+            wanted = {lane.task.name: lane.wanted for lane in hungry if source.is_open(lane.task.name)}
+            if not wanted:
+                continue
+            if len(self._sources) == 1 or self._strict:
+                await source.look(wanted)
+            else:
+                looks.append(source.look(wanted))
+            if self._strict and all(source.board.count_own(name) >= count for name, count in wanted.items()):
+                return
+        if looks:
+            await asyncio.gather(*looks)
 
-    async def _keep_filled(self, name: str, wanted: int) -> None:
-        """Has the board of a task read in good time, and waits for it only where there is nothing to claim now."""
-        own = self._board.count_own(name)
-        more = self._board.more(name)
-        unconfirmed = not own and not more and self._unconfirmed(name)
-        stale = self._board.count(name) > 0 and not self._board.fresh(name, within=_REREAD_AFTER)
-        if stale or unconfirmed or (more and own < 1.5 * wanted):
-            self._feed.begin_refill(name, wanted=wanted, anew=stale or unconfirmed)
-        if unconfirmed or (not own and more) or not self._board.fresh(name, within=_FRESH_FOR):
-            await self._feed.refilled(name)
-
-    def _unconfirmed(self, name: str) -> bool:
-        """Whether it is time to see which jobs other pools have left."""
-        if self._board.fresh(name, within=_CONFIRM_AFTER):
-            return False
-        return self._board.unconfirmed(name, self._store.clock.earliest())
-
-    async def _claim(self, lane: Lane) -> int:
-        claimed = await self._claim_lost(lane)
-        name = lane.task.name
-        if self._holds_back(lane):
+    async def _claim(self, lanes: Sequence[Lane]) -> int:
+        """Claims for lanes that compete with each other, and returns how many jobs."""
+        claimed = 0
+        for lane in lanes:
+            claimed += await self._claim_lost(lane)
+        held = [lane for lane in lanes if self._holds_back(lane)]
+        if held:
+            lanes = [] if any(lane.waits_for_place for lane in held) else [lane for lane in lanes if lane not in held]
+        picks = self._picked(lanes) if lanes else []
+        if not picks:
             return claimed
-        now = self._store.clock.earliest()
-        candidates = self._board.take(name, lane.wanted, now, idle=lane.free, apart=self._apart)
-        if not candidates:
-            return claimed
+        candidates = [candidate for pick in picks for candidate in pick.candidates]
         sent = time.monotonic()
         records = await self._claims.claim(candidates)
         self._crew.take_on(records, since=sent)
-        self._board.expect_more(name, True)
-        self._raced(len(candidates), len(candidates) - len(records), time.monotonic() - sent)
+        self._raced(picks, records, time.monotonic() - sent)
         return claimed + len(records)
+
+    def _picked(self, lanes: Sequence[Lane]) -> list[Pick]:
+        """Takes what to claim now off the boards: as many as the lanes want, divided over queues and lanes."""
+        most = lanes[0].wanted if lanes[0].places is None else lanes[0].places.room
+        basket = Basket(lanes, self._store.clock.earliest(), apart=self._apart)
+        if len(self._sources) == 1 and len(lanes) == 1:
+            basket.take(self._sources[0], lanes[0], most)
+        else:
+            self._turns_of(lanes[0]).divide(most, basket)
+        return basket.picks
+
+    def _turns_of(self, lane: Lane) -> Turns:
+        """Returns the turns of a lane, or of all lanes that share its places."""
+        key = lane.task.name if lane.places is None else ""
+        if key not in self._turns:
+            lanes = {lane.task.name: lane} if lane.places is None else dict(self._lanes)
+            self._turns[key] = Turns(self._sources, self._weights, lanes, strict=self._strict)
+        return self._turns[key]
 
     def _holds_back(self, lane: Lane) -> bool:
         """Whether the next in order is a job that has lost a lease, and no worker is free for it.
 
         Jobs claimed ahead would keep every worker from it, for as long as there are any.
         """
-        now = self._store.clock.earliest()
-        return not lane.free and self._board.lost_first(
-            lane.task.name, now, most_lost=self._most_lost, apart=self._apart
-        )
+        if lane.free:
+            return False
+        now, name = self._store.clock.earliest(), lane.task.name
+        for source in self._open(lane):
+            if source.board.lost_first(name, now, most_lost=self._most_lost, apart=self._apart):
+                return True
+            if self._strict and source.board.count_own(name):
+                return False
+        return False
 
     async def _claim_lost(self, lane: Lane) -> int:
         """Claims jobs that have lost a lease: each alone, and only for a worker that is free now."""
         claimed = 0
         for _ in range(lane.free):
-            candidate = self._board.take_lost(
-                lane.task.name,
-                self._store.clock.earliest(),
-                most_lost=self._most_lost,
-                apart=self._apart,
-            )
+            candidate = self._take_lost(lane)
             if candidate is None:
                 break
             sent = time.monotonic()
@@ -183,10 +195,26 @@ class Dispatcher:
             claimed += len(records)
         return claimed
 
-    def _raced(self, attempted: int, lost: int, took: float) -> None:
-        self._lag.raced(attempted, lost, took)
-        self._counts["attempted"] += attempted
-        self._counts["raced"] += lost
+    def _take_lost(self, lane: Lane) -> Candidate | None:
+        now, name = self._store.clock.earliest(), lane.task.name
+        for source in self._open(lane):
+            found = source.board.take_lost(name, now, most_lost=self._most_lost, apart=self._apart)
+            if found is not None or (self._strict and source.board.count_own(name)):
+                return found
+        return None
+
+    def _raced(self, picks: Sequence[Pick], records: Sequence[Record], took: float) -> None:
+        """Has the lags of the queues learn from a claim, and the boards expect more where it took something off."""
+        got = Counter(record.queue for record in records) if len(self._sources) > 1 else None
+        tried: Counter[Source] = Counter()
+        for pick in picks:
+            pick.source.board.expect_more(pick.lane.task.name, True)
+            tried[pick.source] += len(pick.candidates)
+        for source, attempted in tried.items():
+            lost = attempted - (len(records) if got is None else got[source.queue])
+            source.lag.raced(attempted, lost, took)
+            self._counts["attempted"] += attempted
+            self._counts["raced"] += lost
 
     @property
     def _most_lost(self) -> int | None:
@@ -205,3 +233,10 @@ class Dispatcher:
             await self._woken.wait()
         finally:
             timer.cancel()
+
+
+def _competing(lanes: Sequence[Lane]) -> list[list[Lane]]:
+    """Returns the lanes in groups of those that share places."""
+    alone = [[lane] for lane in lanes if lane.places is None]
+    sharing = [lane for lane in lanes if lane.places is not None]
+    return [*alone, sharing] if sharing else alone

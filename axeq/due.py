@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -60,6 +60,10 @@ class Candidate:
         )
         return found if usual or flaw({**document, "created_at": _EPOCH}) is None else _NOBODYS
 
+    def flat(self) -> Candidate:
+        """Returns the candidate as one of many that all have the same priority."""
+        return self if self.priority == 0 else replace(self, priority=0)
+
     @property
     def flawed(self) -> bool:
         """Whether its fields are of types that nobody can work with."""
@@ -71,11 +75,13 @@ _NOBODYS = Candidate(None, "", 0, _EPOCH, sys.maxsize, 0)
 _USUAL_IDS = frozenset((ObjectId, str, int, UUID))
 
 
-def due_page(queue: str, versions: Mapping[str, int], now: datetime, *, limit: int) -> Op[list[Candidate]]:
+def due_page(
+    queue: str, versions: Mapping[str, int], now: datetime, *, limit: int, flat: bool = False
+) -> Op[list[Candidate]]:
     """Returns up to `limit` jobs due by `now` of the tasks in `versions` (name to the newest version understood).
 
-    In order of priority, then of due time. Covered by the claim index. Where the tasks' versions differ, jobs of a
-    newer version than their own task's are among them.
+    In order of priority, then of due time; covered by the claim index. Or `flat`, in order of due time alone, by the
+    due index. Where the tasks' versions differ, jobs of a newer version than their own task's are among them.
     """
     names = list(versions)
     query: Document = {
@@ -84,11 +90,19 @@ def due_page(queue: str, versions: Mapping[str, int], now: datetime, *, limit: i
         "available_at": {"$lte": now},
         "version": {"$lte": max(versions.values())},
     }
-    return (yield from read(Find(JOBS, query, BOARD, sort=[("priority", 1), ("available_at", 1)], limit=limit), now))
+    order = [("available_at", 1)] if flat else [("priority", 1), ("available_at", 1)]
+    return (yield from read(Find(JOBS, query, BOARD, sort=order, limit=limit), now, flat=flat))
 
 
-def read(find: Find, now: datetime) -> Op[list[Candidate]]:
-    """Returns the candidates that a read of due jobs brings, once it brings none with a flaw: those are cancelled."""
+def read(find: Find, now: datetime, *, flat: bool = False) -> Op[list[Candidate]]:
+    """Returns the candidates that a read of due jobs brings, once it brings none with a flaw: those are cancelled.
+    `flat` ones are all of one priority.
+    """
+    candidates = yield from _sound(find, now)
+    return [candidate.flat() for candidate in candidates] if flat else candidates
+
+
+def _sound(find: Find, now: datetime) -> Op[list[Candidate]]:
     while True:
         found = yield find
         candidates = [Candidate.of(document) for document in found]

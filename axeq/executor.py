@@ -79,6 +79,7 @@ class Attempt:
         "stop",
         "task",
         "timers",
+        "worker_index",
     )
 
     def __init__(self, record: Record, task: Task[Any, Any]) -> None:
@@ -92,6 +93,7 @@ class Attempt:
         self.started_at: datetime | None = None
         self.ended_at: datetime | None = None
         self.timers: list[asyncio.TimerHandle] = []
+        self.worker_index = -1
         self._interrupt: Callable[[], None] | None = None
 
     @property
@@ -168,6 +170,7 @@ class Executor:
             job=attempt.record,
             result_type=attempt.task.binding.result,
             store=self._store,
+            worker_index=attempt.worker_index,
         )
         if self.resources is not None:
             context.resources = self.resources

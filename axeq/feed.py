@@ -1,6 +1,4 @@
-"""Brings due jobs to the board: reads, and a change stream while the pool is idle. The stream hints, reading is
-the truth.
-"""
+"""Brings the due jobs of one queue to its board, by reads ahead of need and by what it is told."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +13,6 @@ from axeq.backlog import Backlog
 from axeq.board import Board
 from axeq.due import Candidate, due_page, next_due, understood
 from axeq.errors import StoreError
-from axeq.lifecycle import cancel_reason
-from axeq.record import Document
-from axeq.states import State
 from axeq.store import Store
 
 __all__ = ["Feed"]
@@ -28,11 +22,7 @@ _PAGES_AHEAD = 4
 _SMALLEST_PAGE, _LARGEST_PAGE = 500, 4000
 _DISCOVER_EVERY, _DISCOVER_SHARE = 1.0, 50
 """Seconds between two looks for new priorities; more where a look is slow, so that it takes a fiftieth of the time."""
-_SLOWEST_POLL = 1.0
 _POLL_WITH_STREAM = 10.0
-_STREAM_AWAIT = 10.0
-_LONGEST_PAUSE = 30.0
-_LONGEST_CLAIM = 0.05
 _LOOK_AGAIN = 0.01
 """Where a job could be claimed already, but was not: another pool's, or one that must run alone."""
 
@@ -40,9 +30,9 @@ _LOOK_AGAIN = 0.01
 class Feed:
     """Fills a board for the tasks in `versions` (name to the newest version understood) of one queue.
 
-    `interval` in seconds is the shortest pause between two looks without a change stream; it grows to a second
-    while there is nothing. `wake` is called when there may be work, `cancelled` with the id and reason of a
-    running job that somebody asked to cancel.
+    `interval` in seconds is the shortest pause between two looks without a change stream; it grows to
+    `max_interval` while there is nothing. `flat` leaves priorities out of account. `wake` is called when there may
+    be work.
     """
 
     def __init__(
@@ -53,19 +43,20 @@ class Feed:
         board: Board,
         *,
         interval: float,
+        max_interval: float,
         wake: Callable[[], None],
-        cancelled: Callable[[Any, str], None],
+        flat: bool = False,
     ) -> None:
         self._store = store
         self._queue = queue
         self._versions = dict(versions)
         self._board = board
         self._interval = interval
+        self._max_interval = max(max_interval, interval)
         self._wake = wake
-        self._cancelled = cancelled
-        self._idle = asyncio.Event()
-        self._acted = asyncio.Event()
-        self._streaming = False
+        self._flat = flat
+        self.streaming = False
+        """Whether a change stream is open, so that there is little need to look."""
         self._poll = interval
         self._look_at = 0.0
         self._hints = 0
@@ -124,14 +115,14 @@ class Feed:
     async def _read(self, names: Sequence[str], wanted: int) -> None:
         page, horizon, began = _page_size(wanted), self._store.clock.earliest(), self._store.clock.monotonic()
         versions = {name: self._versions[name] for name in names}
-        found = await self._store.arun(due_page(self._queue, versions, horizon, limit=page))
+        found = await self._store.arun(due_page(self._queue, versions, horizon, limit=page, flat=self._flat))
         candidates = understood(found, versions)
         full = len(found) == page
         self._board.fill(names, candidates, horizon=horizon, since=began, full=full)
         for name in names:
             self._board.expect_more(name, full)
         if full and len(names) == 1:
-            backlog = Backlog(self._queue, names[0], versions[names[0]])
+            backlog = Backlog(self._queue, names[0], versions[names[0]], flat=self._flat)
             backlog.met(candidates)
             self._backlogs[names[0]] = backlog
             self._discovered(backlog, began)  # nothing goes before what is first in order
@@ -183,12 +174,10 @@ class Feed:
             since = self._seen_until or self._store.clock.earliest()
             moment = await self._store.arun(next_due(self._queue, list(self._versions), since))
             if moment is not None:
-                self._due_at(moment)
+                self.due_at(moment)
 
     def pause(self) -> float:
         """Returns how many seconds an idle pool may wait for a wake-up before it looks by itself."""
-        self._idle.set()
-        self._acted.set()
         now = self._store.clock.earliest()
         loop_now = asyncio.get_running_loop().time()
         visible = self._board.next_visible(self._versions)
@@ -207,141 +196,34 @@ class Feed:
         self._expecting = False
         self._next_due = None
 
-    async def resting(self) -> None:
-        """Waits until there is nothing to claim."""
-        await self._idle.wait()
-
-    def busy(self) -> None:
-        """Notes that every worker has work: the stream may close."""
-        self._idle.clear()
-        self._acted.set()
-
-    async def run(self) -> None:
-        """Hears of new jobs until cancelled: of this process's own at once, of others' by a change stream, where the
-        server has them, while the pool is idle.
-        """
-        loop = asyncio.get_running_loop()
-
-        def heard(documents: Sequence[Document]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._stored_here, documents)
-
-        with self._store.listening(heard):
-            await self._follow()
-
-    def _stored_here(self, documents: Sequence[Document]) -> None:
-        for document in documents[:_SMALLEST_PAGE] if self._idle.is_set() else ():
-            if document["queue"] == self._queue and document["name"] in self._versions:
-                self._announced(Candidate.of(document))
-
-    async def _follow(self) -> None:
-        if not (await self._store.acapabilities()).streams:
-            _LOGGER.info("no change streams here: looking for jobs every %g s to %g s", self._interval, _SLOWEST_POLL)
-            await asyncio.Event().wait()
-        pause = 0.1
-        while True:
-            await self._idle.wait()
-            try:
-                await self._listen()
-                pause = 0.1
-            except StoreError as error:
-                _LOGGER.warning("change stream lost, looking by polling: %s", error)
-                await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - spreads reopening
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            finally:
-                self._streaming = False
-                self.hint()
-
-    async def _listen(self) -> None:
-        async with self._store.watch(self._pipeline(), max_await=_STREAM_AWAIT) as stream:
-            self._streaming = True
-            self.hint()  # jobs may have come before the stream was open
-            while self._idle.is_set() and stream.alive:
-                change = await stream.try_next()
-                if change is not None:
-                    self._heard(change)
-                    await self._let_claim()
-
-    async def _let_claim(self) -> None:
-        """Lets the claim of what was just announced go out before the stream is asked for more."""
-        if not self._acted.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._acted.wait(), _LONGEST_CLAIM)
-
-    def _heard(self, change: Mapping[str, Any]) -> None:
-        document = change.get("fullDocument")
-        if document is not None and "available_at" in document:
-            self._announced(Candidate.of(document))
-            return
-        updated = (change.get("updateDescription") or {}).get("updatedFields") or {}
-        if updated.get("state") == State.DEQUEUED.value:
-            self._board.drop(change["documentKey"]["_id"])
-        if "cancel" in updated:
-            self._cancelled(change["documentKey"]["_id"], cancel_reason(updated))
-        elif isinstance(updated.get("available_at"), datetime):
-            self._due_at(updated["available_at"])
-
-    def _announced(self, candidate: Candidate) -> None:
+    def announced(self, candidate: Candidate) -> bool:
+        """Takes note of a job that somebody reports, and returns whether it may be claimed now."""
         if candidate.version > self._versions.get(candidate.name, 0):
-            return
-        if candidate.available_at <= self._store.clock.latest():
-            self._board.offer(candidate, self._store.clock.earliest())
-            self._acted.clear()
-            self._wake()
-        else:
-            self._due_at(candidate.available_at)
+            return False
+        if candidate.available_at > self._store.clock.latest():
+            self.due_at(candidate.available_at)
+            return False
+        self._board.offer(candidate.flat() if self._flat else candidate, self._store.clock.earliest())
+        self._wake()
+        return True
 
-    def _due_at(self, moment: datetime) -> None:
+    def due_at(self, moment: datetime) -> None:
+        """Takes note of when a job falls due."""
         if moment <= self._store.clock.earliest():
             self.hint()
         elif self._next_due is None or moment < self._next_due:
             self._next_due = moment
             self._wake()
 
+    def dropped(self, identity: Any) -> None:
+        """Takes note of a job that a pool has claimed."""
+        self._board.drop(identity)
+
     def _looked(self, *, found: bool) -> None:
-        self._poll = self._interval if found else min(self._poll * 1.5, _SLOWEST_POLL)
-        wait = _POLL_WITH_STREAM if self._streaming else self._poll
+        self._poll = self._interval if found else min(self._poll * 1.5, self._max_interval)
+        wait = _POLL_WITH_STREAM if self.streaming else self._poll
         jitter = 0.75 + random.random() / 2  # noqa: S311 - keeps pools apart
         self._look_at = asyncio.get_running_loop().time() + wait * jitter
-
-    def _pipeline(self) -> list[Mapping[str, Any]]:
-        names = list(self._versions)
-        # Claims of others are heard too: the job is off the board before this pool's turn at it comes.
-        moved = [State.ENQUEUED.value, State.FAILED.value, State.DEQUEUED.value]
-        return [
-            {
-                "$match": {
-                    "$or": [
-                        {
-                            "operationType": "insert",
-                            "fullDocument.queue": self._queue,
-                            "fullDocument.name": {"$in": names},
-                        },
-                        {
-                            "operationType": "update",
-                            "updateDescription.updatedFields.state": {"$in": moved},
-                        },
-                        {
-                            "operationType": "update",
-                            "updateDescription.updatedFields.cancel": {"$exists": True},
-                        },
-                    ]
-                }
-            },
-            {
-                "$project": {
-                    "operationType": 1,
-                    "documentKey": 1,
-                    **{
-                        f"fullDocument.{field}": 1
-                        for field in ("_id", "queue", "name", "available_at", "priority", "version", "lost")
-                    },
-                    "updateDescription.updatedFields.state": 1,
-                    "updateDescription.updatedFields.available_at": 1,
-                    "updateDescription.updatedFields.cancel": 1,
-                }
-            },
-        ]
 
 
 def _page_size(wanted: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -200,11 +200,15 @@ def resume(queue: str, name: str | None) -> Op[None]:
     yield Call(CONTROL, "delete_one", ({"_id": _pause_id(queue, name)},))
 
 
-def paused(queue: str) -> Op[frozenset[str | None]]:
-    """Returns the paused tasks of a queue; None among them stands for the whole queue."""
-    documents = yield Find(CONTROL, {"kind": "pause", "queue": queue})
-    names = (document.get("name") for document in documents)
-    return frozenset(name for name in names if name is None or isinstance(name, str))
+def paused(queues: Sequence[str]) -> Op[dict[str, frozenset[str | None]]]:
+    """Returns the paused tasks of each of `queues`; None among them stands for the whole queue."""
+    documents = yield Find(CONTROL, {"kind": "pause", "queue": {"$in": list(queues)}})
+    names: dict[str, set[str | None]] = {queue: set() for queue in queues}
+    for document in documents:
+        queue, name = document["queue"], document.get("name")
+        if isinstance(queue, str) and (name is None or isinstance(name, str)):
+            names[queue].add(name)
+    return {queue: frozenset(found) for queue, found in names.items()}
 
 
 def ping() -> Op[None]:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import signal
-import socket
 import threading
-from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar, Unpack, overload
 
-from axeq.duration import Duration, seconds
 from axeq.errors import AlreadyRunning, ConfigurationError, TaskExists
-from axeq.hooks import Hook, Hooks, Moment
-from axeq.model import M, Payload, R, name_of
-from axeq.settings import duration
-from axeq.shift import Plan, Shift
+from axeq.hooks import Hook, Moment
+from axeq.model import M, Payload, R
+from axeq.plan import PoolOptions, planned
+from axeq.shift import Shift
 from axeq.store import Store
 from axeq.task import Handler, Task, TaskOptions
 
@@ -28,61 +23,52 @@ __all__ = ["Pool"]
 
 T = TypeVar("T")
 
-_SHORTEST_LEASE = 0.5
-
 
 class Pool:
-    """Runs tasks on the jobs of one queue.
+    """Runs tasks on the jobs of one queue or several.
 
-    `queue` is its name, default "default". `lease` (default 30 s) is how long a job stays with a worker that
-    has died; live workers extend it by themselves. `drain` (default 25 s) is how long a shutdown lets handlers
-    finish. `max_lag` (default 100 ms) is the longest that it leaves a due job to competing pools: `lag`
-    "ranked", the default, by an order that the live pools share, "random" by chance. `worker` names the pool,
-    default host, process and a random part. Durations are `timedelta` or seconds. Raises `ConfigurationError`
-    for an option that cannot work.
+    Keyword options, durations as `timedelta` or seconds:
 
-    `lifespan` is a function of the pool that returns an async context manager, entered before the first claim and
-    left after the last handler has stopped; what it gives is `ctx.resources`, an error in it ends `run` with that
-    error. `health_interval` (default 15 s) is the time between two checks that the server answers.
+    - `queue`: the queue's name, default "default"
+    - `queues`: several queues in its place, each served by every task: weights of 1 to 1,000 by name, which are their
+      shares of what the pool claims as long as all have jobs; or a list of names, for equal shares
+    - `strict`: the heaviest queue first, and of equal ones the first, whatever it leaves to the others; default False
+    - `order`: of the jobs in a queue, "priority" (and then due time), the default, or "due" (time alone)
+    - `concurrency`: how many attempts run at once over all tasks, default as many as their workers
+    - `lease`: how long a job stays with a worker that has died, default 30 s; live workers extend it by themselves
+    - `drain`: how long a shutdown lets handlers finish, default 25 s
+    - `max_lag`: the longest that the pool leaves a due job to competing pools, default 100 ms
+    - `lag`: "ranked", the default, by an order that the live pools share, or "random", by chance
+    - `max_interval`: the longest pause between two looks for jobs where the server has no change streams, default 1 s
+    - `worker`: the pool's name, default host, process and a random part
+    - `lifespan`: a function of the pool that returns an async context manager, entered before the first claim and
+      left after the last handler has stopped; what it gives is `ctx.resources`, an error in it ends `run` with that
+      error
+    - `health_interval`: the time between two checks that the server answers, default 15 s
 
-    Left out, these are what the environment says: `AXEQ_LEASE`, `AXEQ_DRAIN`, `AXEQ_MAX_LAG`.
+    Left out, these are what the environment says: `AXEQ_QUEUES`, `AXEQ_CONCURRENCY`, `AXEQ_LEASE`, `AXEQ_DRAIN`,
+    `AXEQ_MAX_LAG`. Raises `ConfigurationError` for an option that cannot work.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        queue: str = "default",
-        lease: Duration | None = None,
-        drain: Duration | None = None,
-        max_lag: Duration | None = None,
-        lag: Literal["ranked", "random"] = "ranked",
-        worker: str | None = None,
-        lifespan: Callable[[Pool], AbstractAsyncContextManager[Any]] | None = None,
-        health_interval: Duration = 15,
-    ) -> None:
-        if not isinstance(store, Store):
-            raise ConfigurationError(f"a pool takes an axeq.Store, not {type(store).__name__}: Pool(Store(...))")
+    def __init__(self, store: Store, **options: Unpack[PoolOptions]) -> None:
+        self._plan = planned(store, options)
+        if self._plan.lifespan is not None:
+            self._plan.lifespan = partial(self._plan.lifespan, self)
         self.store = store
-        self.queue = name_of(queue)
-        self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self.counts: Counter[str] = Counter()
+        self.queues: Mapping[str, int] = MappingProxyType(dict(self._plan.queues))
+        """The queues that it serves, with their weights."""
+        self.worker = self._plan.worker
+        self.counts = self._plan.counts
         """How often each verb happened here; `lost` leases, `abandon`ed handlers; claims `attempted`, and of
         those `raced`: gone to others.
         """
-        self.unknown: dict[str, int] = {}
-        """Due jobs that no task here understands, by name, as last counted (up to 1,000); they are left alone."""
+        self.unknown = self._plan.unknown
+        """Due jobs that no task here understands, by name, as last counted (up to 1,000 a queue); they are left
+        alone.
+        """
         self.ready = threading.Event()
         """Set while the pool is claiming jobs."""
-        self._lease = _checked_lease(lease)
-        self._drain = duration(drain, "drain", "AXEQ_DRAIN", 25)
-        self._max_lag = duration(max_lag, "max_lag", "AXEQ_MAX_LAG", 0.1)
-        self._lifespan = _checked_lifespan(lifespan)
-        self._health_interval = seconds(health_interval, "health_interval", zero=False)
-        self._hooks = Hooks()
-        if lag not in ("ranked", "random"):
-            raise ConfigurationError(f'lag must be "ranked" or "random", not {lag!r}')
-        self._lag = lag
+        self._hooks = self._plan.hooks
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._running = threading.Lock()
         self._shift: Shift | None = None
@@ -169,23 +155,6 @@ class Pool:
             if self._shift is not None:
                 self._shift.ask_to_end()
 
-    def _plan(self) -> Plan:
-        return Plan(
-            store=self.store,
-            queue=self.queue,
-            tasks=self.tasks,
-            worker=self.worker,
-            lease=self._lease,
-            drain=self._drain,
-            max_lag=self._max_lag,
-            lag=self._lag,
-            counts=self.counts,
-            unknown=self.unknown,
-            hooks=self._hooks,
-            lifespan=None if self._lifespan is None else partial(self._lifespan, self),
-            health_interval=self._health_interval,
-        )
-
     async def __aenter__(self) -> Self:
         if not self._tasks:
             raise ConfigurationError("the pool has no tasks: add one with @pool.task(Model)")
@@ -197,7 +166,7 @@ class Pool:
             raise AlreadyRunning("the pool is running already")
         try:
             with self._stopping:
-                self._shift = Shift(self._plan())
+                self._shift = Shift(replace(self._plan, tasks=self.tasks))
                 if self._stop_asked:
                     self._shift.ask_to_end()
             await self._shift.start()
@@ -233,21 +202,7 @@ class Pool:
             await self.store.leave_loop()
 
     def __repr__(self) -> str:
-        return f"<Pool {self.worker} of {self.queue!r}: {', '.join(self._tasks) or 'no tasks'}>"
-
-
-def _checked_lease(lease: Duration | None) -> float:
-    length = duration(lease, "lease", "AXEQ_LEASE", 30)
-    if length < _SHORTEST_LEASE:
-        named = "AXEQ_LEASE" if lease is None else "lease"
-        raise ConfigurationError(f"{named} must be at least {_SHORTEST_LEASE} s, not {length:g} s")
-    return length
-
-
-def _checked_lifespan(lifespan: Any) -> Any:
-    if lifespan is not None and not callable(lifespan):
-        raise ConfigurationError(f"lifespan must be a function of the pool, not {type(lifespan).__name__}")
-    return lifespan
+        return f"<Pool {self.worker} of {', '.join(self.queues)}: {', '.join(self._tasks) or 'no tasks'}>"
 
 
 class _signals:  # noqa: N801 - used as a statement

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
 
 from axeq import indexes, manage, workers
 from axeq.board import Board
@@ -16,43 +15,23 @@ from axeq.crew import Crew
 from axeq.dispatcher import Dispatcher
 from axeq.errors import AccessDenied, StoreError, StoreUnavailable, redact
 from axeq.feed import Feed
-from axeq.hooks import Hooks
+from axeq.hints import Hints
 from axeq.lag import RandomLag, RankedLag
-from axeq.lane import Lane
+from axeq.lane import Lane, Places
 from axeq.leases import Leases
 from axeq.lifecycle import Holding
 from axeq.lifespan import Lifespan
-from axeq.store import Store
-from axeq.task import Task
+from axeq.plan import Plan
+from axeq.source import Source
 from axeq.ticker import Ticker
+from axeq.workers import Serving
 
-__all__ = ["Plan", "Shift"]
+__all__ = ["Shift"]
 
 _LOGGER = logging.getLogger("axeq.pool")
 _CONTROLS_EVERY = 5.0
 _UNKNOWN_EVERY = 60.0
 _UNKNOWN_CAP = 1000
-
-
-@dataclass(slots=True)
-class Plan:
-    """What a pool was told to run, and on what terms: durations in seconds. `counts` and `unknown` are kept up to
-    date as it runs.
-    """
-
-    store: Store
-    queue: str
-    tasks: Sequence[Task[Any, Any]]
-    worker: str
-    lease: float
-    drain: float
-    max_lag: float
-    lag: Literal["ranked", "random"]
-    counts: Counter[str] = field(default_factory=Counter)
-    unknown: dict[str, int] = field(default_factory=dict)
-    hooks: Hooks = field(default_factory=Hooks)
-    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
-    health_interval: float = 15.0
 
 
 def crew_of(
@@ -82,36 +61,47 @@ class Shift:
         self._hurry = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self._ended: asyncio.Task[None] | None = None
-        lanes = {task.name: Lane(task) for task in plan.tasks}
+        places = None if plan.concurrency is None else Places(plan.concurrency)
+        self._lanes = {task.name: Lane(task, places) for task in plan.tasks}
         self._versions = {task.name: task.binding.version for task in plan.tasks}
         self._leases = Leases(self._store, lease=plan.lease, report=self._report)
-        self._crew = crew_of(plan, lanes, self._leases, wake=self._wake, freed=self._freed)
+        self._crew = crew_of(plan, self._lanes, self._leases, wake=self._wake, freed=self._freed)
         self._lifespan = Lifespan(plan.lifespan) if plan.lifespan is not None else None
         self._unhealthy: StoreError | None = None
-        self._lag = _lag(plan)
-        self._board = board = Board(self._lag, monotonic=self._store.clock.monotonic)
-        self._feed = Feed(
-            self._store,
-            plan.queue,
-            self._versions,
-            board,
-            interval=min(task.interval for task in plan.tasks),
-            wake=self._wake,
-            cancelled=self._crew.cancel,
-        )
+        self._sources = {queue: self._source(queue) for queue in plan.queues}
+        feeds = {queue: source.feed for queue, source in self._sources.items()}
+        self._hints = Hints(self._store, feeds, names=self._versions, cancelled=self._crew.cancel)
         self._dispatcher = Dispatcher(
             self._store,
-            lanes,
-            board=board,
-            feed=self._feed,
+            self._lanes,
+            sources=self._sources,
+            weights=plan.queues,
+            strict=plan.strict,
+            hints=self._hints,
             crew=self._crew,
             leases=self._leases,
-            lag=self._lag,
             counts=plan.counts,
             worker=plan.worker,
             lease=plan.lease,
         )
-        self._ticker = Ticker(self._store, plan.queue, plan.tasks, lag=self._lag, resting=self._rests)
+        first = self._sources[next(iter(plan.queues))]
+        self._ticker = Ticker(self._store, first.queue, plan.tasks, lag=first.lag, resting=self._rests)
+
+    def _source(self, queue: str) -> Source:
+        plan, clock = self._plan, self._store.clock
+        lag = _lag(plan)
+        board = Board(lag, monotonic=clock.monotonic)
+        feed = Feed(
+            self._store,
+            queue,
+            self._versions,
+            board,
+            interval=min(task.interval for task in plan.tasks),
+            max_interval=plan.max_interval,
+            wake=self._wake,
+            flat=plan.order == "due",
+        )
+        return Source(queue, board=board, feed=feed, lag=lag, clock=clock)
 
     async def start(self) -> None:
         await self._store.acapabilities()
@@ -127,7 +117,7 @@ class Shift:
         self._leases.start()
         for work in (
             self._dispatcher.run(),
-            self._feed.run(),
+            self._hints.run(),
             self._ticker.run(),
             self._every(_CONTROLS_EVERY, self._read_controls),
             self._every(workers.HEARTBEAT, self._announce),
@@ -174,7 +164,7 @@ class Shift:
         await asyncio.wait([dispatching])  # the claim under way ends, and what it brought is given back
         await self._leave()
         await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
-        await _cancelled([*others, *self._feed.reads])
+        await _cancelled([*others, *(read for source in self._sources.values() for read in source.feed.reads)])
         await asyncio.to_thread(self._leases.stop)
         await self._leave_lifespan()  # in the last place: handlers have stopped, and its error ends the run
         for task in self._background:
@@ -196,10 +186,12 @@ class Shift:
 
     def _rests(self, name: str) -> bool:
         """Whether a task, by name, is not to be begun."""
-        return self._ending.is_set() or not self._dispatcher.paused.isdisjoint((None, name))
+        first = self._sources[next(iter(self._plan.queues))]
+        return self._ending.is_set() or not first.is_open(name)
 
     def _freed(self) -> None:
-        self._feed.hint()
+        for source in self._sources.values():
+            source.feed.hint()
 
     def _report(self, holding: Holding) -> None:
         if not self._loop.is_closed():
@@ -216,18 +208,19 @@ class Shift:
             _LOGGER.warning("indexes not created, see `axeq indexes ensure`: %s", error)
 
     async def _read_controls(self) -> None:
-        paused = await self._store.arun(manage.paused(self._plan.queue))
-        if paused != self._dispatcher.paused:
-            self._dispatcher.paused = paused
-            self._wake()
+        for queue, paused in (await self._store.arun(manage.paused(list(self._sources)))).items():
+            if paused != self._sources[queue].paused:
+                self._sources[queue].paused = paused
+                self._wake()
 
     async def _announce(self) -> None:
-        others = await self._store.arun(
-            workers.announce(self._plan.worker, self._plan.queue, list(self._versions), self._store.clock)
-        )
-        if isinstance(self._lag, RankedLag) and self._lag.meet(others):
-            self._board.rank_anew(self._store.clock.earliest())
-            self._wake()
+        serving = Serving(list(self._sources), list(self._versions))
+        others = await self._store.arun(workers.announce(self._plan.worker, serving, self._store.clock))
+        for queue, source in self._sources.items():
+            rivals = {worker: other.names for worker, other in others.items() if queue in other.queues}
+            if isinstance(source.lag, RankedLag) and source.lag.meet(rivals):
+                source.board.rank_anew(self._store.clock.earliest())
+                self._wake()
 
     async def _leave(self) -> None:
         try:
@@ -237,9 +230,11 @@ class Shift:
 
     async def _count_unknown(self) -> None:
         with suppress(TimeoutError):  # its reads cost as much as a page or more: a busy pool has better to do
-            await asyncio.wait_for(self._feed.resting(), _UNKNOWN_EVERY)
-        rule = manage.count_unknown(self._plan.queue, self._versions, self._store.clock, cap=_UNKNOWN_CAP)
-        counts = await self._store.arun(rule)
+            await asyncio.wait_for(self._hints.resting(), _UNKNOWN_EVERY)
+        counts: Counter[str] = Counter()
+        for queue in self._sources:
+            rule = manage.count_unknown(queue, self._versions, self._store.clock, cap=_UNKNOWN_CAP)
+            counts.update(await self._store.arun(rule))
         for name in counts.keys() - self._plan.unknown.keys():
             _LOGGER.warning("jobs of %r are due, and no task here understands them: left alone", name)
             self._plan.hooks.tell("unknown", name, counts[name])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from axeq.clock import Clock
 from axeq.wire import WORKERS, Call, Find, Op
 
-__all__ = ["HEARTBEAT", "announce", "leave"]
+__all__ = ["HEARTBEAT", "Serving", "announce", "leave", "live"]
 
 HEARTBEAT = 5.0
 """Seconds between two words of a pool."""
@@ -17,14 +18,29 @@ _LIVE_SECONDS = 2.5 * HEARTBEAT
 _FORGOTTEN_SECONDS = 3600.0
 
 
-def announce(worker: str, queue: str, names: Sequence[str], clock: Clock) -> Op[Mapping[str, list[str]]]:
-    """Says that a pool is live and serves the tasks `names`, and returns who else does: ids and the tasks of each."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a live pool serves: each of its tasks on each of its queues."""
+
+    queues: Sequence[str]
+    names: Sequence[str]
+
+
+def announce(worker: str, serving: Serving, clock: Clock) -> Op[dict[str, Serving]]:
+    """Says that a pool is live and what it serves, and returns who else does on any of its queues, by id."""
     now = clock.earliest()
-    word = {"$set": {"queue": queue, "names": list(names), "seen_at": now}}
+    word = {"$set": {"queues": list(serving.queues), "names": list(serving.names), "seen_at": now}}
     yield Call(WORKERS, "update_one", ({"_id": worker}, word), {"upsert": True})
-    live = {"queue": queue, "seen_at": {"$gte": now - timedelta(seconds=_LIVE_SECONDS)}}
-    documents = yield Find(WORKERS, live, {"names": 1})
-    return {document["_id"]: document["names"] for document in documents if document["_id"] != worker}
+    others = yield from live(serving.queues, clock)
+    others.pop(worker, None)
+    return others
+
+
+def live(queues: Sequence[str], clock: Clock) -> Op[dict[str, Serving]]:
+    """Returns the live pools that serve any of `queues`, by id."""
+    query = {"queues": {"$in": list(queues)}, "seen_at": {"$gte": clock.earliest() - timedelta(seconds=_LIVE_SECONDS)}}
+    documents = yield Find(WORKERS, query, {"queues": 1, "names": 1})
+    return {document["_id"]: Serving(document["queues"], document["names"]) for document in documents}
 
 
 def leave(worker: str, clock: Clock) -> Op[None]:

@@ -247,7 +247,7 @@ def test_a_job_announced_while_the_pool_reads_is_not_forgotten(
 
     async def slow_reads(op: Any, **options: Any) -> Any:
         found = await run(op, **options)
-        listening = pool._shift is not None and pool._shift._feed._streaming
+        listening = pool._shift is not None and pool._shift._sources["default"].feed.streaming
         if op.__name__ == "due_page" and listening and not inserted.is_set():
             inserted.set()
             await asyncio.to_thread(jobs.insert_one, document)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,7 @@ import mongomock
 import axeq
 from axeq.board import Board
 from axeq.feed import Feed
+from axeq.hints import Hints
 from axeq.lag import RandomLag
 
 from .playing import NOW, ScriptedClock
@@ -20,32 +21,63 @@ from .playing import NOW, ScriptedClock
 def feed(clock: ScriptedClock) -> Feed:
     store: Any = SimpleNamespace(clock=clock)
     board = Board(RandomLag(0.0), monotonic=lambda: 0.0)
-    versions = {"thumbnail": 1}
-    feed = Feed(
-        store, "default", versions, board, interval=0.1, wake=lambda: None, cancelled=lambda identity, reason: None
-    )
+    feed = Feed(store, "default", {"thumbnail": 1}, board, interval=0.1, max_interval=1.0, wake=lambda: None)
     feed._looked(found=False)
     return feed
 
 
-async def test_the_end_of_a_lease_that_another_pool_took_is_waited_for() -> None:
+def hints(feeds: dict[str, Feed], store: Any = None) -> Hints:
+    return Hints(store, feeds, names=["thumbnail"], cancelled=lambda identity, reason: None)
+
+
+def claimed_by_another(lease_end: datetime) -> dict[str, Any]:
+    return {
+        "operationType": "update",
+        "documentKey": {"_id": 1},
+        "updateDescription": {"updatedFields": {"state": "dequeued", "available_at": lease_end}},
+    }
+
+
+async def test_the_end_of_a_lease_that_another_pool_took_is_waited_for_in_every_queue() -> None:
     clock = ScriptedClock()
-    idle = feed(clock)
-    idle._streaming = True
-    idle._looked(found=False)
-    before = idle.pause()
+    feeds = {"default": feed(clock), "other": feed(clock)}
+    for idle in feeds.values():
+        idle.streaming = True
+        idle._looked(found=False)
+    before = [idle.pause() for idle in feeds.values()]
 
     lease_end = clock.latest() + timedelta(seconds=2)
-    idle._heard(
-        {
-            "operationType": "update",
-            "documentKey": {"_id": 1},
-            "updateDescription": {"updatedFields": {"state": "dequeued", "available_at": lease_end}},
-        }
-    )
+    hints(feeds)._heard(claimed_by_another(lease_end))
 
-    assert before > 5
-    assert 0 < idle.pause() <= (lease_end - NOW).total_seconds() + 0.1
+    assert min(before) > 5
+    assert all(0 < idle.pause() <= (lease_end - NOW).total_seconds() + 0.1 for idle in feeds.values())
+
+
+async def test_one_stream_serves_all_queues_and_hears_of_nothing_else() -> None:
+    clock = ScriptedClock()
+    heard = hints({"default": feed(clock), "other": feed(clock)})
+
+    inserted = {
+        "operationType": "insert",
+        "fullDocument.queue": {"$in": ["default", "other"]},
+        "fullDocument.name": {"$in": ["thumbnail"]},
+    }
+    assert heard._pipeline()[0]["$match"]["$or"][0] == inserted
+
+
+async def test_without_a_stream_an_idle_pool_looks_less_and_less_often_up_to_its_longest_pause() -> None:
+    store: Any = SimpleNamespace(clock=ScriptedClock())
+    board = Board(RandomLag(0.0), monotonic=lambda: 0.0)
+    idle = Feed(store, "default", {"thumbnail": 1}, board, interval=0.1, max_interval=20.0, wake=lambda: None)
+
+    pauses = []
+    for _ in range(30):
+        idle._looked(found=False)
+        pauses.append(idle.pause())
+
+    assert pauses[0] < 0.2
+    assert max(pauses) <= 25.0
+    assert min(pauses[-5:]) >= 14.0
 
 
 class Note(axeq.Model, name="note"):
@@ -54,24 +86,22 @@ class Note(axeq.Model, name="note"):
 
 async def test_a_job_stored_by_this_process_is_known_without_the_server() -> None:
     store = axeq.Store(mongomock.MongoClient().db)
-    board = Board(RandomLag(0.0), monotonic=lambda: 0.0)
-    woken = asyncio.Event()
-    idle = Feed(
-        store,
-        "default",
-        {"note": 1},
-        board,
-        interval=3600.0,
-        wake=woken.set,
-        cancelled=lambda identity, reason: None,
-    )
-    running = asyncio.create_task(idle.run())
+    boards = {queue: Board(RandomLag(0.0), monotonic=lambda: 0.0) for queue in ("default", "other")}
+    woken = {queue: asyncio.Event() for queue in boards}
+    feeds = {
+        queue: Feed(store, queue, {"note": 1}, board, interval=3600.0, max_interval=3600.0, wake=woken[queue].set)
+        for queue, board in boards.items()
+    }
+    listening = Hints(store, feeds, names=["note"], cancelled=lambda identity, reason: None)
+    running = asyncio.create_task(listening.run())
     await asyncio.sleep(0)
-    idle.pause()
+    listening.idle()
 
     await asyncio.to_thread(axeq.Queue(store).enqueue, Note(text="hello"))
-    await asyncio.to_thread(axeq.Queue(store, "other").enqueue, Note(text="not ours"))
-    await asyncio.wait_for(woken.wait(), 5)
+    await asyncio.to_thread(axeq.Queue(store, "elsewhere").enqueue, Note(text="not ours"))
+    await asyncio.to_thread(axeq.Queue(store, "other").enqueue_many, [Note(text="one"), Note(text="two")])
+    await asyncio.wait_for(woken["default"].wait(), 5)
+    await asyncio.wait_for(woken["other"].wait(), 5)
 
-    assert board.count("note") == 1
+    assert {queue: board.count("note") for queue, board in boards.items()} == {"default": 1, "other": 2}
     running.cancel()

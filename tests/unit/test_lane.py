@@ -9,7 +9,7 @@ import pytest
 import axeq
 from axeq import pace as module
 from axeq.executor import Attempt
-from axeq.lane import Lane
+from axeq.lane import Lane, Places
 
 from .playing import held_record
 
@@ -46,18 +46,22 @@ def claim(lane: Lane, count: int) -> None:
     lane.ready.extend(Attempt(held_record(name="ping"), lane.task) for _ in range(count))
 
 
-def run_all(lane: Lane) -> None:
-    while lane.start() is not None:
-        pass
+def run_all(lane: Lane) -> list[Attempt]:
+    """Starts what can start, and returns it."""
+    started: list[Attempt] = []
+    while (attempt := lane.start()) is not None:
+        started.append(attempt)
+    return started
 
 
 def work(lane: Lane, ticks: Ticks, *, each: float, seconds: float) -> None:
     """Runs jobs that take `each` seconds, one after the other, for so long."""
     for _ in range(int(seconds / each)):
         claim(lane, 1)
-        lane.start()
+        attempt = lane.start()
+        assert attempt is not None
         ticks.now += each
-        lane.finish()
+        lane.finish(attempt)
         lane.settling()
         lane.settled()
 
@@ -77,10 +81,10 @@ def test_a_busy_task_of_slow_jobs_claims_nothing_ahead(lane: Lane, ticks: Ticks)
 
 def test_a_slow_task_claims_only_for_the_worker_that_is_free(lane: Lane, ticks: Ticks) -> None:
     claim(lane, 4)
-    run_all(lane)
+    running = run_all(lane)
 
     ticks.now += 60
-    lane.finish()
+    lane.finish(running[0])
 
     assert lane.wanted == 1
 
@@ -142,9 +146,9 @@ def test_a_new_task_claims_more_and_more_ahead_within_a_few_rounds(lane: Lane, t
     wanted = [lane.wanted]
     for _ in range(2):
         claim(lane, lane.wanted)
-        while lane.start() is not None:
+        while (attempt := lane.start()) is not None:
             ticks.now += 0.0001
-            lane.finish()
+            lane.finish(attempt)
         wanted.append(lane.wanted)
 
     assert wanted == [4, 4 + 40, pytest.approx(4 + 480, abs=5)]
@@ -179,3 +183,86 @@ def test_a_worker_is_free_only_where_no_job_waits_for_it(lane: Lane) -> None:
     run_all(lane)
 
     assert (before, lane.free) == (1, 1)
+
+
+def places(most: int, *workers: int) -> tuple[Places, list[Lane]]:
+    shared = Places(most)
+    return shared, [Lane(axeq.Task(Ping, handler, workers=count), shared) for count in workers]
+
+
+def test_running_attempts_of_a_task_have_workers_of_their_own_numbers(lane: Lane) -> None:
+    claim(lane, 6)
+    running = run_all(lane)
+
+    before = [attempt.worker_index for attempt in running]
+    lane.finish(running[1])
+    lane.finish(running[3])
+    after = {attempt.worker_index for attempt in run_all(lane)}
+
+    assert sorted(before) == [0, 1, 2, 3]
+    assert after == {before[1], before[3]}
+
+
+def test_lanes_that_share_places_run_no_more_than_there_are(ticks: Ticks) -> None:
+    shared, lanes = places(3, 4, 4)
+    for lane in lanes:
+        claim(lane, 4)
+
+    started = [attempt for lane in shared.in_turn() if (attempt := lane.start())]
+
+    assert len(started) == 3
+    assert [lane.running for lane in lanes] == [2, 1]
+    assert [lane.start() for lane in lanes] == [None, None]
+
+
+def test_a_place_that_gets_free_goes_to_the_lane_whose_turn_it_is(ticks: Ticks) -> None:
+    shared, lanes = places(1, 1, 1, 1)
+    for lane in lanes:
+        claim(lane, 5)
+
+    order = []
+    for _ in range(6):
+        for lane in shared.in_turn():
+            attempt = lane.start()
+            assert attempt is not None
+            order.append(lanes.index(lane))
+        lanes[order[-1]].finish(attempt)
+
+    assert order == [0, 1, 2, 0, 1, 2]
+
+
+def test_the_first_lane_to_claim_leaves_none_of_the_places_it_took_to_the_next(ticks: Ticks) -> None:
+    shared, (first, second) = places(4, 10, 10)
+    before = first.wanted, second.wanted
+
+    claim(first, first.wanted)
+
+    assert before == (4, 4)
+    assert (second.wanted, second.free, shared.room) == (0, 0, 0)
+    assert second.waits_for_place
+
+
+def test_lanes_that_share_places_claim_ahead_what_goes_through_these(ticks: Ticks) -> None:
+    shared, lanes = places(2, 10, 10)
+    for _ in range(500):
+        for lane in lanes:
+            claim(lane, 1)
+            attempt = lane.start()
+            assert attempt is not None
+            ticks.now += 0.001
+            lane.finish(attempt)
+
+    assert shared.room == pytest.approx(2 + 200, abs=5)
+    assert sum(lane.wanted for lane in lanes) >= shared.room
+
+
+def test_slow_jobs_that_share_places_are_not_hoarded(ticks: Ticks) -> None:
+    shared, lanes = places(2, 10, 10)
+    claim(lanes[0], 2)
+    running = run_all(lanes[0])
+    ticks.now += 60
+
+    lanes[0].finish(running[0])
+
+    assert [lane.wanted for lane in lanes] == [1, 1]
+    assert shared.room == 1

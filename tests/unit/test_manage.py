@@ -286,12 +286,12 @@ def test_every_queue_and_task_is_paused_on_its_own() -> None:
     assert len(set(pauses)) == len(pairs)
 
 
-def test_the_paused_tasks_of_a_queue_are_read_by_name() -> None:
+def test_the_paused_tasks_of_all_queues_are_read_at_once_by_name() -> None:
     stored = [{"kind": "pause", "queue": "default", "name": name} for name in ("thumbnail", None)]
 
-    played = play(manage.paused("default"), [stored])
+    played = play(manage.paused(["default", "busy"]), [stored])
 
-    assert played.result == {"thumbnail", None}
+    assert played.result == {"default": {"thumbnail", None}, "busy": set()}
     assert matches(played.asked[0].filter, stored[0])  # type: ignore[union-attr]
     assert not matches(played.asked[0].filter, {**stored[0], "queue": "other"})  # type: ignore[union-attr]
 

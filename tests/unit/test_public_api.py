@@ -140,6 +140,14 @@ def test_a_task_says_the_unit_and_default_of_every_option() -> None:
     assert "timedelta" in documented
 
 
+def test_a_pool_says_what_every_option_means_and_its_default() -> None:
+    documented = inspect.getdoc(axeq.Pool) or ""
+
+    options = importlib.import_module("axeq.plan").PoolOptions.__annotations__
+    assert [option for option in options if f"- `{option}`: " not in documented] == []
+    assert "timedelta" in documented
+
+
 def test_enqueue_says_what_every_option_means() -> None:
     documented = inspect.getdoc(axeq.Queue.enqueue) or ""
 

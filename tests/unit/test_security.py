@@ -435,14 +435,15 @@ def test_a_moment_at_the_end_of_time_is_refused_rather_than_rounded_beyond_it() 
 
 
 def test_a_pause_that_others_wrote_amiss_stops_no_pool() -> None:
-    amiss = [{"name": {"$ne": None}}, {"name": ["a"]}, {"name": 7}, {"name": "note"}, {}]
+    names = [{"name": {"$ne": None}}, {"name": ["a"]}, {"name": 7}, {"name": "note"}, {}]
+    amiss = [{"queue": "default", **name} for name in names]
 
-    op = manage.paused("default")
+    op = manage.paused(["default"])
     next(op)
     with pytest.raises(StopIteration) as ended:
-        op.send(amiss)
+        op.send([*amiss, {"queue": ["default"], "name": "other"}])
 
-    assert ended.value.value == {"note", None}
+    assert ended.value.value == {"default": {"note", None}}
 
 
 # Sealed payloads

@@ -69,13 +69,13 @@ def test_a_pools_durations_come_from_the_environment_unless_given(monkeypatch: p
 
     pool = axeq.Pool(axeq.Store(URI), max_lag=0.5)
 
-    assert (pool._lease, pool._drain, pool._max_lag) == (7.0, 60.0, 0.5)
+    assert (pool._plan.lease, pool._plan.drain, pool._plan.max_lag) == (7.0, 60.0, 0.5)
 
 
 def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AXEQ_LEASE", " ")
 
-    assert axeq.Pool(axeq.Store(URI))._lease == 30.0
+    assert axeq.Pool(axeq.Store(URI))._plan.lease == 30.0
 
 
 @pytest.mark.parametrize("variable", NONSENSE)
