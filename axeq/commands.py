@@ -14,12 +14,17 @@ __all__ = [
     "ISOLATIONS",
     "JOBS",
     "WORKERS",
+    "Abort",
+    "Begin",
     "Call",
     "Command",
+    "Commit",
     "Find",
+    "Joined",
     "Merge",
     "Op",
     "Place",
+    "SharedOp",
     "Sleep",
     "Transaction",
     "Update",
@@ -112,9 +117,35 @@ class Transaction:
     timeout: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Begins the transaction that a rule and somebody else's code share. Only a wire of `sessions` knows this and the
+    three commands that follow.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A command inside that transaction; others of the rule stay outside."""
+
+    command: Call | Find
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Commits it, or asks once more whether it is committed. Where the reply is a failure it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Undoes it, unless it has been committed or undone; the reply is never a failure."""
+
+
 Command = Call | Find | Sleep | Transaction
 Op = Generator[Command, Any, T]
 """A rule under way: it yields commands, is sent replies, and returns a `T`."""
+SharedOp = Generator[Command | Begin | Joined | Commit | Abort, Any, T]
+"""A rule that shares a transaction with somebody else's code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from typing import Any
 
+from axeq.desk import Desk
 from axeq.errors import LeaseLost
 from axeq.executor import Attempt, Executor, Stop
 from axeq.hooks import Hooks, Notices
@@ -56,7 +57,8 @@ class Crew:
         self._hooks = hooks
         self._wake = wake
         self._freed = freed
-        self._executor = Executor(store, hooks)
+        self._desk = Desk(store, leases, lease=lease, lost=self._lost, moved=self._moved)
+        self._executor = Executor(store, hooks, self._desk, self._desk.heard)
         self._notices = Notices(store, hooks, self._executor.threads)
         self._settler = Settler(store, done=self._settled)
         self._attempts: dict[Any, Attempt] = {}
@@ -159,6 +161,7 @@ class Crew:
         for attempt in list(self._attempts.values()):
             if attempt.ended_at is None and not attempt.abandoned:
                 self._abandon(attempt)
+        await self._desk.close()
         await self._settler.drain()
         await self._hooks.close()
         await self._executor.close()
@@ -209,11 +212,16 @@ class Crew:
             timer.cancel()
         if attempt.abandoned:
             del self._attempts[attempt.record.id]
+            for entry in attempt.completed or ():
+                self._account(attempt, entry, Settled())
             _LOGGER.warning("the abandoned handler of job %s has stopped at last", attempt.record.id)
             self._freed()
             return
         lane.finish(attempt)
-        if outcome is None:
+        if attempt.completed is not None:
+            lane.settling()
+            self._settled(attempt.completed, Settled())
+        elif outcome is None:
             del self._attempts[attempt.record.id]
         else:
             self._settle(attempt, outcome)
@@ -227,6 +235,21 @@ class Crew:
         _LOGGER.error("job %s (%s) could not be run: %s, see its error", record.id, record.name, type(error).__name__)
         self._hooks.tell("error", error, record)
         return self._executor.conclude(attempt, fault(error, record, attempt.task.limits))
+
+    def _lost(self, attempt: Attempt, reason: str) -> None:
+        """Takes note of a lease that the attempt itself has found lost."""
+        self._tell_lost(attempt.record, reason)
+        if attempt.running:
+            self._abandon_later(attempt)
+
+    def _moved(self, attempt: Attempt, seconds: float) -> None:
+        """Moves the end of a running attempt to so many seconds from now."""
+        if attempt.stop is not None or not attempt.running:
+            return
+        attempt.timeout = seconds
+        left, stop = attempt.first_end(self._store.clock)
+        attempt.timers[0].cancel()
+        attempt.timers[0] = asyncio.get_running_loop().call_later(left, self._overran, attempt, stop)
 
     def _overran(self, attempt: Attempt, stop: Stop) -> None:
         attempt.request_stop(stop)
@@ -269,6 +292,7 @@ class Crew:
             self._store.clock,
             started_at=attempt.started_at,
             ended_at=attempt.ended_at if attempt.started_at is not None else None,
+            said=attempt.context._said if attempt.context is not None else None,
         )
 
     def _settled(self, batch: Sequence[Settlement], settled: Settled | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import datetime
@@ -17,10 +17,12 @@ from pydantic import ValidationError
 from axeq.clock import Clock
 from axeq.context import Context
 from axeq.errors import Cancel, PayloadSealed, ResultInvalid, Retry, Snooze
+from axeq.hands import Hands
 from axeq.hooks import Hooks
 from axeq.model import LARGEST_PAYLOAD
 from axeq.outcome import (
     Cancelled,
+    Collision,
     Completed,
     Failed,
     Outcome,
@@ -34,12 +36,13 @@ from axeq.outcome import (
 )
 from axeq.processes import ProcessDied, Processes
 from axeq.record import Record, failure
+from axeq.settlement import Settlement
 from axeq.states import Cause
 from axeq.store import Store
 from axeq.task import Task
 from axeq.threads import Threads
 
-__all__ = ["Attempt", "Executor", "Stop"]
+__all__ = ["FINAL_STOPS", "Attempt", "Executor", "Stop"]
 
 _LOGGER = logging.getLogger("axeq.pool")
 _SEALED_PAUSE = 60.0
@@ -58,7 +61,7 @@ class Stop(Enum):
     LOST = "lost"
 
 
-_FINAL_STOPS = (Stop.LOST, Stop.TIMEOUT, Stop.DEADLINE)
+FINAL_STOPS = (Stop.LOST, Stop.TIMEOUT, Stop.DEADLINE)
 """What a handler's return comes too late for."""
 _OF_A_STOP = (asyncio.CancelledError, ProcessDied, Retry, Cancel, Snooze)
 """What says nothing about why a handler that was told to stop did not finish."""
@@ -70,6 +73,7 @@ class Attempt:
     __slots__ = (
         "_interrupt",
         "abandoned",
+        "completed",
         "context",
         "ended_at",
         "reason",
@@ -78,6 +82,7 @@ class Attempt:
         "started_at",
         "stop",
         "task",
+        "timeout",
         "timers",
         "worker_index",
     )
@@ -94,31 +99,38 @@ class Attempt:
         self.ended_at: datetime | None = None
         self.timers: list[asyncio.TimerHandle] = []
         self.worker_index = -1
+        self.timeout = task.timeout if record.timeout is None else record.timeout
+        """The limit of this attempt in seconds."""
+        self.completed: Sequence[Settlement] | None = None
+        """What its handler's transaction has written as the end of its jobs."""
         self._interrupt: Callable[[], None] | None = None
 
     @property
-    def timeout(self) -> float:
-        """The limit of this attempt in seconds."""
-        return self.task.timeout if self.record.timeout is None else self.record.timeout
+    def records(self) -> Sequence[Record]:
+        """The jobs of this attempt."""
+        return [self.record]
 
-    def first_end(self, clock: Clock, timeout: float | None = None) -> tuple[float, Stop]:
-        """Returns in how many seconds the attempt is to end, and why: `timeout` from now (default its own), or the
-        job's deadline where that comes first.
+    def first_end(self, clock: Clock) -> tuple[float, Stop]:
+        """Returns in how many seconds the attempt is to end, and why: its timeout from now, or the job's deadline where
+        that comes first.
         """
-        limit = self.timeout if timeout is None else timeout
+        limit = self.timeout
         deadline = self.record.deadline
         if deadline is None:
             return limit, Stop.TIMEOUT
         left = max((deadline - clock.earliest()).total_seconds(), 0.0)
         return (left, Stop.DEADLINE) if left < limit else (limit, Stop.TIMEOUT)
 
-    def request_stop(self, stop: Stop, reason: str = "") -> None:
-        """Tells the handler to stop; the first reason counts, but for a lost lease, which overrides any."""
+    def request_stop(self, stop: Stop, reason: str = "", *, interrupting: bool = True) -> None:
+        """Tells the handler to stop; the first reason counts, but for a lost lease, which overrides any.
+
+        Without `interrupting` it is left to find out.
+        """
         if self.stop is None or stop is Stop.LOST:
             self.stop, self.reason = stop, reason
         if self.context is not None:
             self.context._request_stop()
-        if self.running and self._interrupt is not None:
+        if interrupting and self.running and self._interrupt is not None:
             self._interrupt()
 
     def begin(self, context: Context[Any, Any], started_at: datetime, interrupt: Callable[[], None] | None) -> None:
@@ -139,12 +151,17 @@ class Attempt:
 class Executor:
     """Runs attempts: async handlers on the loop, plain functions in threads or processes.
 
-    `resources` are what handlers in this process share.
+    `resources` are what handlers in this process share. `hands` serve their contexts; `heard` is called, in a thread,
+    with what a handler in a process of its own asks.
     """
 
-    def __init__(self, store: Store, hooks: Hooks) -> None:
+    def __init__(
+        self, store: Store, hooks: Hooks, hands: Hands, heard: Callable[[Attempt, str, Sequence[Any]], None]
+    ) -> None:
         self._store = store
         self._hooks = hooks
+        self._hands = hands
+        self._heard = heard
         self.resources: Any = None
         self.threads = Threads("axeq-handler")
         self._processes = Processes(self.threads)
@@ -174,6 +191,7 @@ class Executor:
         )
         if self.resources is not None:
             context.resources = self.resources
+        context._hands, context._attempt = self._hands, attempt
         attempt.begin(context, clock.earliest(), self._interrupt(attempt))
         if self._hooks.started:
             self._hooks.tell("started", attempt.record)
@@ -205,18 +223,26 @@ class Executor:
             return await handler(context)
         if attempt.task.executor == "thread":
             return await self.threads.call(partial(_in_thread, handler, context))
-        return await self._processes.call(attempt, handler, context, attempt.task.limits)
+        heard = partial(self._heard, attempt)
+        return await self._processes.call(attempt, handler, context, attempt.task.limits, heard)
 
     def _ended(self, attempt: Attempt, value: Any, error: BaseException | None, clock: Clock) -> Outcome | None:
         attempt.end(clock.earliest())
         if self._hooks.error:
             self._tell(attempt, error)
+        context = attempt.context
+        assert context is not None
+        if attempt.completed is not None:
+            _forget_cancellation()
+            _log_afterthought(attempt, error)
+            return None
         if attempt.stop is not None:
             _forget_cancellation()
-            if error is not None or attempt.stop in _FINAL_STOPS:
+            if error is not None or attempt.stop in FINAL_STOPS:
                 return self._stopped(attempt, error)
         if error is not None:
             return self.conclude(attempt, _judged(attempt, error))
+        value = context._result if value is None else value
         try:
             return Completed(attempt.task.binding.encode_result(value, attempt.task.max_result, self._store.codec))
         except ResultInvalid as invalid:
@@ -291,8 +317,18 @@ def _log(attempt: Attempt, outcome: Outcome) -> None:
         )
 
 
+def _log_afterthought(attempt: Attempt, error: BaseException | None) -> None:
+    """Says what a handler raised after its transaction had completed the job: it changes nothing."""
+    if error is not None and not (attempt.stop is not None and isinstance(error, asyncio.CancelledError)):
+        kind = type(error).__name__
+        _LOGGER.error("the handler of job %s raised %s after its job had completed", attempt.record.id, kind)
+
+
 def _judged(attempt: Attempt, error: BaseException) -> Outcome:
     """Returns what becomes of a job whose handler raised, though nothing had told it to stop."""
+    assert attempt.context is not None
+    if error is attempt.context._collision:
+        error = Collision(str(error))
     rule = fault if isinstance(error, ProcessDied) else decide
     return rule(_failure(error), attempt.record, attempt.task.limits)
 

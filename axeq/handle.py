@@ -51,6 +51,11 @@ class _Handle(Record, Generic[M, R]):
         return self._seen("result")
 
     @property
+    def checkpoint(self) -> Any:
+        """The state that its handler stored last, opened as `data` is; None without one."""
+        return self._seen("checkpoint")
+
+    @property
     def error(self) -> Mapping[str, Any] | None:
         """The last failure as `type`, `message` and `traceback`, opened as `data` is; None without one."""
         return opened_failure(super().error, self._store.codec)

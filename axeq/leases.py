@@ -32,6 +32,7 @@ class Leases:
         self._lock = threading.Lock()
         self._held: dict[Any, Held] = {}
         self._confirmed: dict[Any, float] = {}
+        self._suspended: dict[Any, float] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="axeq-leases", daemon=True)
         self.healthy = True
@@ -60,6 +61,24 @@ class Leases:
             for identity in ids:
                 self._held.pop(identity, None)
                 self._confirmed.pop(identity, None)
+                self._suspended.pop(identity, None)
+
+    def suspend(self, ids: Iterable[Any], seconds: float) -> None:
+        """Neither extends nor reads jobs for so long, or until `resume`: their handler has a transaction."""
+        until = time.monotonic() + seconds
+        with self._lock:
+            self._suspended.update(dict.fromkeys(ids, until))
+
+    def resume(self, ids: Iterable[Any]) -> None:
+        """Extends jobs again, from the next beat on."""
+        with self._lock:
+            for identity in ids:
+                self._suspended.pop(identity, None)
+
+    def confirm(self, ids: Iterable[Any], moment: float) -> None:
+        """Notes that somebody else has extended jobs to a lease from `moment` (monotonic)."""
+        with self._lock:
+            self._confirmed.update((identity, moment) for identity in ids if identity in self._held)
 
     def lapsed(self) -> list[Held]:
         """Returns the claims whose extension has gone without acknowledgement for a whole lease."""
@@ -90,7 +109,7 @@ class Leases:
 
     def _beat(self, wire: Any, *, extending: bool) -> None:
         with self._lock:
-            held = list(self._held.values())
+            held = self._unsuspended() if self._suspended else list(self._held.values())
         if not held:
             self.healthy = True
             return
@@ -109,8 +128,12 @@ class Leases:
         if holding.lost or holding.cancelled:
             self._report(holding)
 
+    def _unsuspended(self) -> list[Held]:
+        now = time.monotonic()
+        return [held for held in self._held.values() if self._suspended.get(held.id, 0.0) <= now]
+
     def _confirm(self, held: Iterable[Held], sent: float) -> None:
         with self._lock:
             for job in held:
                 if self._held.get(job.id) == job:
-                    self._confirmed[job.id] = sent
+                    self._confirmed[job.id] = max(sent, self._confirmed.get(job.id, 0.0))

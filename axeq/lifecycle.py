@@ -29,6 +29,7 @@ __all__ = [
     "claim_many",
     "claim_one",
     "extend",
+    "fence",
     "flags",
     "owns",
     "token_of",
@@ -148,6 +149,11 @@ class Holding:
 
     lost: frozenset[Held] = frozenset()
     cancelled: Mapping[Held, str] = field(default_factory=dict)
+
+
+def fence(held: Held) -> Document:
+    """Returns the filter that only the holder of the claim passes."""
+    return {"_id": held.id, "claim.token": held.token, "state": _DEQUEUED}
 
 
 def extend(held: Sequence[Held], clock: Clock, *, lease: float) -> Op[Holding]:

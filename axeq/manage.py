@@ -37,6 +37,12 @@ __all__ = [
     "wait",
 ]
 
+_OF_EARLIER_ATTEMPTS = (
+    *("finished_at", "expire_at", "cause", "cancel", "error", "result"),
+    *("checkpoint", "progress", "status"),
+)
+"""What a retry by hand starts without."""
+
 
 class Cancellation(StrEnum):
     """What a cancel achieved."""
@@ -169,7 +175,7 @@ def retry(identity: Any, clock: Clock) -> Op[Record]:
             "attempts": 0,
             "lost": 0,
         },
-        "$unset": dict.fromkeys(("finished_at", "expire_at", "cause", "cancel", "error", "result"), ""),
+        "$unset": dict.fromkeys(_OF_EARLIER_ATTEMPTS, ""),
         **logged(record, "retry", clock),
     }
     query = {"_id": identity, "state": {"$in": sources("retry")}}

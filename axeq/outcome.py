@@ -17,6 +17,7 @@ from axeq.states import Cause, State
 
 __all__ = [
     "Cancelled",
+    "Collision",
     "Completed",
     "Failed",
     "Flawed",
@@ -32,6 +33,10 @@ __all__ = [
     "sealed",
     "unlimited",
 ]
+
+
+_COLLISION_PAUSE = 0.1
+"""Seconds until a job is tried again whose transaction collided with another writer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,10 @@ class Reported(Exception):
         return f"{self.type}: {self.message}"
 
 
+class Collision(Exception):
+    """A transaction of the handler collided with another writer: the job is tried again at once, uncharged."""
+
+
 def judge(record: Record, limits: Limits, now: datetime) -> Cancelled | Flawed | None:
     """Returns how a job just claimed ends without running, or None where it runs.
 
@@ -176,6 +185,8 @@ def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
         return error.outcome or fault(error, record, limits)
     if isinstance(error, Cancel):
         return Cancelled(Cause.HANDLER, _text(error.reason))
+    if isinstance(error, Collision):
+        return Snoozed(_COLLISION_PAUSE, reason=f"its transaction collided: {_text(error)}")
     if isinstance(error, ResultInvalid):
         return Cancelled(Cause.RESULT, _text(error), failure(type(error).__name__, _text(error)))
     try:

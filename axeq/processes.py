@@ -8,11 +8,16 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from axeq.context import Context
 from axeq.errors import AxeqError, Cancel, ResultInvalid, Retry, Snooze
-from axeq.outcome import Limits, Reported, decide, describe
+from axeq.hands import Hands
+from axeq.outcome import Collision, Limits, Reported, decide, describe
+from axeq.record import Document
+from axeq.settlement import Settlement
+from axeq.store import Store
 from axeq.threads import Threads
 
 if TYPE_CHECKING:
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["ProcessDied", "Processes"]
 
 _OUTCOMES = (Retry, Cancel, Snooze)
+_ANSWER = "answer"
+_CONFIRMED = frozenset({"suspend"})
+"""What the handler goes on after only once the pool has done it."""
 
 
 class ProcessDied(AxeqError):
@@ -39,16 +47,24 @@ class Processes:
         self._idle: list[_Child] = []
         self._busy: dict[object, _Child] = {}
 
-    async def call(self, key: object, function: Callable[[Any], Any], context: Any, limits: Limits) -> Any:
+    async def call(
+        self,
+        key: object,
+        function: Callable[[Any], Any],
+        context: Context[Any, Any],
+        limits: Limits,
+        heard: Callable[[str, Sequence[Any]], None],
+    ) -> Any:
         """Calls `function(context)` in a process and returns what it returns; all are pickled.
 
-        `key` names the call for `kill`. Raises `ProcessDied`, and what the function raised: outcomes as they are,
-        anything else as `Reported` with what `limits` made of it there, where its class is known.
+        `key` names the call for `kill`. `heard` is called, in a thread, with what the function asks of the pool.
+        Raises `ProcessDied`, and what the function raised: outcomes as they are, anything else as `Reported` with
+        what `limits` made of it there, where its class is known.
         """
         child = self._idle.pop() if self._idle else _Child()
         self._busy[key] = child
         try:
-            ok, value = await self._threads.call(lambda: child.call(function, context, limits))
+            ok, value = await self._threads.call(lambda: child.call((function, context, limits), heard))
         finally:
             del self._busy[key]
             if child.reusable:
@@ -80,17 +96,23 @@ class _Child:
         self._pipe: Connection | None = None
         self._lock = threading.Lock()
 
-    def call(self, function: Callable[[Any], Any], context: Any, limits: Limits) -> tuple[bool, Any]:
+    def call(self, work: tuple[Any, ...], heard: Callable[[str, Sequence[Any]], None]) -> tuple[bool, Any]:
         try:
             self._start()
             assert self._pipe is not None
-            self._pipe.send_bytes(pickle.dumps((function, context, limits)))
-            answer: tuple[bool, Any] = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - from our own child
+            self._pipe.send_bytes(pickle.dumps(work))
+            while True:
+                what, arguments = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - from our own child
+                if what == _ANSWER:
+                    answer: tuple[bool, Any] = arguments
+                    return answer
+                heard(what, arguments)
+                if what in _CONFIRMED:
+                    self._pipe.send_bytes(pickle.dumps(what))
         except (EOFError, OSError):
             self.reusable = False
             self.join()
             raise ProcessDied(self._process.exitcode if self._process else None) from None
-        return answer
 
     def kill(self) -> None:
         self.reusable = False
@@ -136,30 +158,80 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    hands = _FarHands(pipe)
+    stores: dict[bytes, Store] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send_bytes(_pickled(_answer(pipe.recv_bytes())))
+            hands.say(_ANSWER, _answer(pipe.recv_bytes(), hands, stores))
 
 
-def _pickled(answer: tuple[bool, Any]) -> bytes:
+class _FarHands(Hands):
+    """The pool's hands as a handler in another process has them: what it asks goes through the pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def say(self, what: str, arguments: Sequence[Any]) -> None:
+        with self._lock:
+            self._pipe.send_bytes(_pickled(what, arguments))
+            if what in _CONFIRMED:
+                self._pipe.recv_bytes()
+
+    def report(self, attempt: Any, fields: Document) -> None:
+        self.say("report", (fields,))
+
+    def keep(self, attempt: Any, state: Any) -> None:
+        self.say("keep", (state,))
+
+    def extend(self, attempt: Any, seconds: float) -> None:
+        self.say("extend", (seconds,))
+
+    def suspend(self, attempt: Any, seconds: float) -> None:
+        self.say("suspend", (seconds,))
+
+    def extended(self, attempt: Any, seconds: float) -> None:
+        self.say("extended", (seconds,))
+
+    def resume(self, attempt: Any) -> None:
+        self.say("resume", ())
+
+    def cancel(self, attempt: Any, reason: str) -> None:
+        self.say("cancel", (reason,))
+
+    def lose(self, attempt: Any, reason: str) -> None:
+        self.say("lose", (reason,))
+
+    def complete(self, attempt: Any, entries: Sequence[Settlement]) -> None:
+        self.say("complete", (entries,))
+
+
+def _pickled(what: str, arguments: Sequence[Any]) -> bytes:
     try:
-        return pickle.dumps(answer)
+        return pickle.dumps((what, arguments))
     except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
-        return pickle.dumps((False, ResultInvalid(f"the result cannot leave the handler's process: {error}")))
+        refused = ResultInvalid(f"the result cannot leave the handler's process: {error}")
+        return pickle.dumps((_ANSWER, (False, refused)))
 
 
-def _answer(call: bytes) -> tuple[bool, Any]:
+def _answer(call: bytes, hands: Hands, stores: dict[bytes, Store]) -> tuple[bool, Any]:
     try:
         function, context, limits = pickle.loads(call)  # noqa: S301 - from the parent process, through a private pipe
     except BaseException as error:  # noqa: BLE001 - as of a module that cannot be imported here
         return False, Reported(describe(error))
     try:
-        return True, function(context)
+        context._hands = hands
+        # One store for all calls, for each has clients of its own.
+        context.store = stores.setdefault(pickle.dumps(context.store), context.store)
+        value = function(context)
+        return True, context.result if value is None else value
     except _OUTCOMES as outcome:
         return False, outcome
     except asyncio.CancelledError as error:
         return False, error
     except BaseException as error:  # noqa: BLE001 - even SystemExit is the job's failure, not this process's end
+        if error is context._collision:
+            return False, Collision(str(error))
         return False, Reported(describe(error), decide(error, context.job, limits))
 
 

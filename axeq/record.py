@@ -39,6 +39,7 @@ Document = dict[str, Any]
 EVENTS_KEPT = 50
 """How many events a job keeps; older ones make way, so that a job that fails for ever stays small."""
 
+_COMPLETED = State.COMPLETED.value
 _IDENTITIES = (ObjectId, str, int, UUID, bytes, datetime)
 _TYPE_LENGTH = 256
 _MESSAGE_LENGTH = 2048
@@ -207,8 +208,29 @@ class Record:
 
     @property
     def result(self) -> Any:
-        """The handler's return value as it is stored, a binary where a codec sealed it; None without one."""
+        """The handler's return value as it is stored, or while it runs what it has reported so far; a binary where a
+        codec sealed it, None without one.
+        """
         return self.document.get("result")
+
+    @property
+    def progress(self) -> float | None:
+        """How much is done, from 0 to 1, as its handler last reported; 1 once completed, None where it has reported
+        nothing.
+        """
+        return 1.0 if self.document["state"] == _COMPLETED else self.document.get("progress")
+
+    @property
+    def status(self) -> str | None:
+        """What its handler last said it is doing; None where it has said nothing."""
+        return self.document.get("status")
+
+    @property
+    def checkpoint(self) -> Any:
+        """The state that its handler stored last, for its next attempt, as it is stored; a binary where a codec
+        sealed it, None without one.
+        """
+        return self.document.get("checkpoint")
 
     @property
     def error(self) -> Mapping[str, Any] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from axeq.clock import Clock, milliseconds
 from axeq.enqueue import PATIENCE
@@ -17,11 +17,27 @@ from axeq.record import EVENTS_KEPT, Document, Record, event, excerpt
 from axeq.states import TRANSITIONS, Cause, State
 from axeq.wire import JOBS, Call, Find, Merge, Op, Sleep, Update
 
-__all__ = ["Settled", "Settlement", "applied", "expiry", "logged", "settle", "settlement"]
+__all__ = [
+    "Settled",
+    "Settlement",
+    "applied",
+    "command_of",
+    "expiry",
+    "insistently",
+    "logged",
+    "patiently",
+    "settle",
+    "settlement",
+]
+
+T = TypeVar("T")
 
 _DEQUEUED = State.DEQUEUED.value
 _MANY_ALIKE = 8
 """From how many on outcomes that are alike are a write of their own."""
+_COMPLETION_UNSETS: Document = {"available_at": "", "cancel": "", "error": ""}
+_SAID = ("progress", "status", "result")
+"""What a handler may have reported while it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,7 @@ class Settlement:
     """One outcome on its way to the store.
 
     `instead` makes the cancellation that takes its place where somebody asked for one meanwhile, from the reason.
+    `apart` says that it can share no write with other completions.
     """
 
     id: Any
@@ -37,6 +54,7 @@ class Settlement:
     update: Document
     instead: Callable[[str], Document] | None = None
     alike: Hashable = None
+    apart: bool = False
 
     @property
     def write(self) -> Update:
@@ -95,12 +113,19 @@ def settlement(
     *,
     started_at: datetime | None = None,
     ended_at: datetime | None = None,
+    said: Document | None = None,
 ) -> Settlement:
-    """Returns the write that carries out `outcome`. The clock must have been measured."""
+    """Returns the write that carries out `outcome`, with what the handler `said` last. The clock must have been
+    measured.
+    """
     times = {"started_at": started_at, "ended_at": ended_at}
     stamped = {key: value for key, value in times.items() if value is not None}
+    if said:
+        stamped.update(said)
     update = _UPDATES[type(outcome)](record, outcome, limits, clock, stamped)
     instead = alike = None
+    if isinstance(outcome, Completed) and update["$unset"] is not _COMPLETION_UNSETS:
+        return Settlement(record.id, record.token, "complete", update, apart=True)
     if isinstance(outcome, Completed) and outcome.result is None:
         alike = (record.token, started_at, ended_at, update["$set"]["expire_at"])
     elif not isinstance(outcome, Completed | Cancelled | Flawed):
@@ -140,7 +165,7 @@ def applied(document: Document, update: Document) -> Document:
 
 def _accounted(missing: Sequence[Settlement], clock: Clock) -> Op[Settled]:
     """Finds out what became of a batch of which not every write matched."""
-    documents = yield from _patiently(Find(JOBS, {"_id": {"$in": [entry.id for entry in missing]}}, FENCE), clock)
+    documents = yield from patiently(Find(JOBS, {"_id": {"$in": [entry.id for entry in missing]}}, FENCE), clock)
     found = {document["_id"]: document for document in documents}
     flagged = [
         entry.cancelled(cancel_reason(found[entry.id]))
@@ -164,7 +189,7 @@ def _written(batch: Sequence[Settlement], clock: Clock) -> Op[Sequence[Settlemen
     """Returns nothing where every write matched; else the whole batch, for the bulk's reply does not say which
     did not.
     """
-    result = yield from _patiently(_command(_writes(batch)), clock)
+    result = yield from patiently(command_of(batch), clock)
     return [] if result.matched_count == len(batch) else batch
 
 
@@ -178,7 +203,7 @@ def _writes(batch: Sequence[Settlement]) -> list[Update | Merge]:
     writes: list[Update | Merge] = []
     completions: dict[Any, list[Settlement]] = {}
     for first, *others in alike.values():
-        if first.verb != "complete" or len(others) >= _MANY_ALIKE:
+        if first.verb != "complete" or first.apart or len(others) >= _MANY_ALIKE:
             writes.append(first.write_with(others))
         else:
             completions.setdefault(first.token, []).extend((first, *others))
@@ -194,19 +219,30 @@ def _merged(completions: Sequence[Settlement]) -> Update | Merge:
     return Merge({"claim.token": first.token, "state": _DEQUEUED}, fields, list(first.update["$unset"]))
 
 
-def _command(writes: Sequence[Update | Merge]) -> Call:
-    (write, *others) = writes
+def command_of(batch: Sequence[Settlement]) -> Call:
+    """Returns the one command that writes a batch of outcomes, each under its fence."""
+    (write, *others) = writes = _writes(batch)
     if others or isinstance(write, Merge):
         return Call(JOBS, "bulk_write", (writes,), {"ordered": False})
     return Call(JOBS, "update_many" if write.many else "update_one", (write.filter, write.update))
 
 
-def _patiently(command: Call | Find, clock: Clock) -> Op[Any]:
+def patiently(command: Call | Find, clock: Clock) -> Op[Any]:
+    """Sends a command that may be repeated, again and again for `PATIENCE` seconds until it is answered."""
+
+    def sent() -> Op[Any]:
+        return (yield command)
+
+    return (yield from insistently(sent, clock))
+
+
+def insistently(rule: Callable[[], Generator[Any, Any, T]], clock: Clock) -> Generator[Any, Any, T]:
+    """Runs a rule that may be repeated, again and again for `PATIENCE` seconds until it is answered."""
     deadline = clock.monotonic() + PATIENCE
     pause = 0.05
     while True:
         try:
-            return (yield command)
+            return (yield from rule())
         except StoreUnavailable:
             if clock.monotonic() + pause >= deadline:
                 raise
@@ -225,7 +261,23 @@ def _complete(record: Record, outcome: Completed, limits: Limits, clock: Clock, 
     }
     if outcome.result is not None:
         fields["result"] = outcome.result
-    return {"$set": fields, "$unset": {"available_at": "", "cancel": "", "error": ""}}
+    document = record.document
+    if "progress" in document or "result" in document or "checkpoint" in document:
+        return _complete_long(document, outcome, fields)
+    return {"$set": fields, "$unset": _COMPLETION_UNSETS}
+
+
+def _complete_long(document: Document, outcome: Completed, fields: Document) -> Document:
+    """Completes a job that has reported, now or in an earlier attempt, or has a checkpoint."""
+    unset = dict(_COMPLETION_UNSETS)
+    if "progress" in document:
+        fields["progress"] = 1.0
+    if "checkpoint" in document:
+        unset["checkpoint"] = ""
+    if outcome.result is None and "result" in document:
+        fields.pop("result", None)
+        unset["result"] = ""
+    return {"$set": fields, "$unset": unset}
 
 
 def _fail(record: Record, outcome: Failed, limits: Limits, clock: Clock, stamped: Document) -> Document:
@@ -291,8 +343,9 @@ def _snooze(record: Record, outcome: Snoozed, limits: Limits, clock: Clock, stam
 def _release(record: Record, outcome: Released, limits: Limits, clock: Clock, stamped: Document) -> Document:
     # Exactly what the claim took: one that followed a lost lease took no attempt.
     taken = {"lost": -1} if record.lost > 1 else {"lost": -1, "attempts": -1}
+    said = {key: stamped[key] for key in _SAID if key in stamped}
     return {
-        "$set": {"state": State.ENQUEUED.value, "available_at": clock.earliest()},
+        "$set": {**said, "state": State.ENQUEUED.value, "available_at": clock.earliest()},
         "$inc": taken,
         **logged(record, "release", clock, outcome.reason, worker=record.worker),
     }

@@ -15,12 +15,13 @@ from axeq.errors import (
     AccessDenied,
     AxeqError,
     DuplicateKey,
+    LabelTaken,
     PayloadInvalid,
     StoreError,
     StoreUnavailable,
 )
 
-__all__ = ["translated"]
+__all__ = ["passing", "translated"]
 
 _TRANSIENT_CODES = frozenset(
     # The retryable errors of the driver specification (retryable writes), and those of an overloaded or ending server.
@@ -76,6 +77,17 @@ def translated(place: Place, clock: Clock, session: Any = None) -> Iterator[None
         if isinstance(error, driver.OperationFailure) and error.code in _DENIED_CODES:
             raise AccessDenied(place.host, _brief(error)) from None
         raise StoreError(f"MongoDB at {place.host}: {_brief(error)}") from error
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the transaction that `error` ended would have succeeded at another moment, as without the writer that
+    it collided with.
+    """
+    if isinstance(error, driver.PyMongoError):
+        return error.has_error_label("TransientTransactionError")
+    if isinstance(error, LabelTaken):
+        return error.aborted
+    return isinstance(error, AxeqError) and error.__cause__ is not None and passing(error.__cause__)
 
 
 def _is_unsent(error: driver.PyMongoError) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -49,6 +49,7 @@ __all__ = [
     "CONTROL",
     "ISOLATIONS",
     "JOBS",
+    "TERMS",
     "WORKERS",
     "AsyncWire",
     "Call",
@@ -66,6 +67,7 @@ __all__ = [
     "translated",
 ]
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 _MOST_MERGED = 50
@@ -74,7 +76,7 @@ _LARGEST_MERGE = 8 * 1024 * 1024
 """In bytes of BSON, half of what a statement may have."""
 
 
-def drive(op: Op[T], execute: Callable[[Command], Any]) -> T:
+def drive(op: Generator[C, Any, T], execute: Callable[[C], Any]) -> T:
     """Runs a rule to its end and returns what it returns."""
     try:
         command = next(op)
@@ -90,7 +92,7 @@ def drive(op: Op[T], execute: Callable[[Command], Any]) -> T:
         return result
 
 
-async def adrive(op: Op[T], execute: Callable[[Command], Awaitable[Any]]) -> T:
+async def adrive(op: Generator[C, Any, T], execute: Callable[[C], Awaitable[Any]]) -> T:
     """Runs a rule to its end and returns what it returns; `execute` is awaited."""
     try:
         command = next(op)
@@ -192,7 +194,7 @@ class SyncWire:
         limit = _deadline(command, self._place)
         with translated(self._place, self.clock), pymongo.timeout(limit), self.client.start_session() as session:
             joined = SyncWire(self.client, self._place, self.clock, session=session)
-            return session.with_transaction(lambda _: drive(command.rule(), joined._execute), **_TERMS)
+            return session.with_transaction(lambda _: drive(command.rule(), joined._execute), **TERMS)
 
 
 class AsyncWire:
@@ -264,10 +266,10 @@ class AsyncWire:
         with translated(self._place, self.clock), pymongo.timeout(limit):
             async with self.client.start_session() as session:
                 joined = AsyncWire(self.client, self._place, self.clock, session=session)
-                return await session.with_transaction(lambda _: adrive(command.rule(), joined._execute), **_TERMS)
+                return await session.with_transaction(lambda _: adrive(command.rule(), joined._execute), **TERMS)
 
 
-_TERMS: Mapping[str, Any] = {
+TERMS: Mapping[str, Any] = {
     "read_concern": ReadConcern("snapshot"),
     "write_concern": WriteConcern("majority"),
     "read_preference": ReadPreference.PRIMARY,

@@ -21,7 +21,18 @@ PACKAGE = ROOT / "axeq"
 LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "states", "priority", "clock", "duration", "backoff"),
     "documents": ("codec", "model", "record", "settings"),
-    "wire": ("commands", "translation", "wire", "simulated", "capabilities", "servers", "embedded", "clients", "store"),
+    "wire": (
+        "commands",
+        "translation",
+        "wire",
+        "simulated",
+        "capabilities",
+        "servers",
+        "embedded",
+        "clients",
+        "store",
+        "sessions",
+    ),
     "rules": (
         "outcome",
         "enqueue",
@@ -29,12 +40,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "backlog",
         "lifecycle",
         "settlement",
+        "interim",
+        "transaction",
         "manage",
         "periodic",
         "workers",
         "indexes",
     ),
-    "faces": ("handle", "callback", "options", "queue", "asyncqueue", "context", "task"),
+    "faces": ("handle", "callback", "options", "queue", "asyncqueue", "hands", "atomic", "context", "task"),
     "running": (
         "lag",
         "board",
@@ -49,6 +62,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "lifespan",
         "processes",
         "executor",
+        "desk",
         "pace",
         "lane",
         "turns",
@@ -79,7 +93,7 @@ WEB_FRAMEWORKS = {"callback": {"fastapi", "flask", "starlette"}}
 
 ORDER = [*chain.from_iterable(LAYERS.values()), "__init__"]
 BELOW_FACES = [module for layer in ("words", "documents", "wire", "rules") for module in LAYERS[layer]]
-KNOW_ASYNC = {"wire", "simulated", "clients", "store"}
+KNOW_ASYNC = {"wire", "simulated", "clients", "store", "sessions"}
 
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 40

@@ -1,0 +1,40 @@
+"""What is written of a job between its claim and its end: what its handler reports, and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from axeq.clock import Clock
+from axeq.errors import LeaseLost
+from axeq.lifecycle import Held, fence
+from axeq.record import Document
+from axeq.settlement import patiently
+from axeq.states import State
+from axeq.wire import JOBS, Call, Op, Update
+
+__all__ = ["keep", "report"]
+
+
+def report(words: Sequence[tuple[Held, Document]]) -> Op[None]:
+    """Stores the latest word of each handler, all in one command.
+
+    What a lost lease has passed to others stays as they left it, and nobody hears of it here: the next extension or
+    the outcome does.
+    """
+    writes = [Update(fence(held), {"$set": fields}) for held, fields in words]
+    yield Call(JOBS, "bulk_write", (writes,), {"ordered": False})
+
+
+def keep(held: Sequence[Held], state: Any, clock: Clock) -> Op[None]:
+    """Stores the checkpoint of the jobs of one attempt, sent again until answered. Raises `LeaseLost`."""
+    tokens = list({job.token for job in held})
+    query: Mapping[str, Any] = {
+        "_id": {"$in": [job.id for job in held]},
+        "claim.token": {"$in": tokens},
+        "state": State.DEQUEUED.value,
+    }
+    command = Call(JOBS, "update_many", (query, {"$set": {"checkpoint": state}}))
+    result = yield from patiently(command, clock)
+    if result.matched_count < len(held):
+        raise LeaseLost(held[0].id, "another worker has it, or it is gone: its checkpoint is not stored")
