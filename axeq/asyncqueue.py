@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Unpack, overload
 
 from axeq import enqueue as rules
-from axeq import indexes, manage
+from axeq import indexes, manage, waiting
 from axeq.callback import AsyncBuild, AsyncCallback, AsyncWhen, SessionOf
 from axeq.duration import Duration, seconds
-from axeq.handle import AsyncJob
+from axeq.errors import AxeqError
+from axeq.handle import AsyncJob, identities
 from axeq.manage import Cancellation
 from axeq.model import M, Payload, R, bind
-from axeq.options import BatchOptions, EnqueueOptions, checked, task_name, wanted
+from axeq.options import BatchOptions, EnqueueOptions, checked, payload_values, task_name, wanted
 from axeq.queue import Face
 from axeq.record import identity
 from axeq.states import State
@@ -116,22 +117,53 @@ class AsyncQueue(Face):
         state: State | None = None,
         name: str | None = None,
         label: str | None = None,
+        data: Mapping[str, Any] | None = None,
         limit: int = 100,
         skip: int = 0,
     ) -> list[AsyncJob[Any, Any]]:
-        """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`."""
-        found = await self.store.arun(
-            manage.find(self.name, **wanted(name, label), state=state, limit=limit, skip=skip)
-        )
+        """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`.
+
+        `data` keeps those whose payload has the given values, by field name, dotted for inner ones, as in
+        `{"user_id": 7}`; it reads each job that the rest leaves, unless you have an index on the field. In a store
+        with a codec it is refused. Raises `ConfigurationError`, and `PayloadInvalid` for a value that no payload
+        can hold.
+        """
+        values = payload_values(data, self.store.codec)
+        rule = manage.find(self.name, **wanted(name, label), state=state, data=values, limit=limit, skip=skip)
+        found = await self.store.arun(rule)
+        return [AsyncJob(record.document, self.store, None) for record in found]
+
+    async def dead(self, *, name: str | None = None, limit: int = 20, skip: int = 0) -> list[AsyncJob[Any, Any]]:
+        """Returns the jobs of this queue that were given up: those that ended cancelled though nobody had asked for it,
+        the last first, at most `limit` (default 20) after the first `skip`. `name` keeps those of one task.
+        """
+        found = await self.store.arun(manage.dead(self.name, name=task_name(name), limit=limit, skip=skip))
         return [AsyncJob(record.document, self.store, None) for record in found]
 
     async def wait(self, id: Any, *, timeout: Duration | None = None) -> AsyncJob[Any, Any]:
         """Waits until a job has completed and returns it; errors and `timeout` as for `AsyncJob.wait`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
         record = await self.store.arun(
-            manage.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec)
+            waiting.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec)
         )
         return AsyncJob(record.document, self.store, None)
+
+    @overload
+    async def wait_many(
+        self, jobs: Iterable[AsyncJob[M, R]], *, timeout: Duration | None = None
+    ) -> list[AsyncJob[M, R]]: ...
+    @overload
+    async def wait_many(self, jobs: Iterable[Any], *, timeout: Duration | None = None) -> list[AsyncJob[Any, Any]]: ...
+    async def wait_many(self, jobs: Iterable[Any], *, timeout: Duration | None = None) -> list[AsyncJob[Any, Any]]:
+        """Waits until all jobs, given as handles or ids, have ended, and returns them in order, whatever their end.
+
+        `timeout` as for `AsyncJob.wait`. Raises `WaitTimeout`, `JobNotFound`, or `JobGone` where one was removed
+        meanwhile.
+        """
+        ids, bindings = identities(jobs)
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        found = await self.store.arun(waiting.wait_many(ids, self.store.clock, timeout=limit))
+        return [AsyncJob(record.document, self.store, bindings.get(record.id)) for record in found]
 
     async def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
         """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
@@ -142,15 +174,36 @@ class AsyncQueue(Face):
         record = await self.store.arun(manage.retry(identity(id), self.store.clock))
         return AsyncJob(record.document, self.store, None)
 
+    async def retry_many(self, jobs: Iterable[Any]) -> dict[Any, AxeqError]:
+        """Enqueues failed or ended jobs, given as handles or ids, once more, due now.
+
+        Returns why others could not be, by id: `JobNotFound`, also where it waits or runs already, or `LabelTaken`.
+        """
+        return await self.store.arun(manage.retry_many(identities(jobs)[0], self.store.clock))
+
     async def remove(self, id: Any) -> bool:
         """Deletes a job, in flight or not, and returns whether it was there."""
         return await self.store.arun(manage.remove(identity(id)))
+
+    async def remove_many(self, jobs: Iterable[Any]) -> int:
+        """Deletes jobs, given as handles or ids, in flight or not, and returns how many were there."""
+        return await self.store.arun(manage.remove_many(identities(jobs)[0]))
+
+    async def clear_dead(self, *, name: str | None = None) -> int:
+        """Deletes what `dead` lists, of all tasks or of one, and returns how many jobs there were."""
+        return await self.store.arun(manage.clear_dead(self.name, self.store.clock, name=task_name(name)))
 
     async def stats(self, *, cap: int = 10_000) -> dict[State, int]:
         """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
         10,000).
         """
         return await self.store.arun(manage.stats(self.name, cap=cap))
+
+    async def stats_by_task(self, *, cap: int = 10_000) -> dict[str, dict[State, int]]:
+        """Returns how many jobs of each task of this queue are in each state, looking at no more than `cap` (default
+        10,000) of a state.
+        """
+        return await self.store.arun(manage.stats_by_task(self.name, cap=cap))
 
     async def pause(self, name: str | None = None) -> None:
         """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""

@@ -17,6 +17,7 @@ __all__ = [
     "Abort",
     "Begin",
     "Call",
+    "Change",
     "Command",
     "Commit",
     "Find",
@@ -141,7 +142,20 @@ class Abort:
     """Undoes it, unless it has been committed or undone; the reply is never a failure."""
 
 
-Command = Call | Find | Sleep | Transaction
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A wait until a job among `ids` may have ended, by a change stream.
+
+    The rule that `look` makes is run once the stream is open, so that nothing is missed, and after each change. The
+    reply is the first thing that it returns but None; None after `seconds`, and at once where no stream can be had.
+    """
+
+    ids: Sequence[Any]
+    look: Callable[[], Op[Any]]
+    seconds: float
+
+
+Command = Call | Find | Sleep | Transaction | Change
 Op = Generator[Command, Any, T]
 """A rule under way: it yields commands, is sent replies, and returns a `T`."""
 SharedOp = Generator[Command | Begin | Joined | Commit | Abort, Any, T]

@@ -198,10 +198,11 @@ class JobCancelled(AxeqError):
 
 
 class WaitTimeout(AxeqError, TimeoutError):
-    """The job did not end in the time given."""
+    """The job did not end in the time given. Attribute `id` is its id, of several waited for one of theirs."""
 
-    def __init__(self, identity: Any, seconds: float, state: str) -> None:
-        super().__init__(f"job {identity} is still {state} after {seconds:g} s")
+    def __init__(self, identity: Any, seconds: float, state: str, *, others: int = 0) -> None:
+        more = f" ({others} others have not ended either)" if others else ""
+        super().__init__(f"job {identity} is still {state} after {seconds:g} s{more}")
         self.id = identity
 
 

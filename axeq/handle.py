@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic
 
-from axeq import manage
+from axeq import manage, waiting
 from axeq.codec import is_sealed, opened
 from axeq.duration import Duration, seconds
 from axeq.errors import PayloadSealed
 from axeq.manage import Cancellation
 from axeq.model import Binding, M, R
-from axeq.record import Document, FailedAttempt, Record, opened_failure, phase_at, raised
+from axeq.record import Document, FailedAttempt, Record, identity, opened_failure, phase_at, raised
 from axeq.states import Phase
 from axeq.store import Store
 
-__all__ = ["AsyncJob", "Job"]
+__all__ = ["AsyncJob", "Job", "identities"]
 
 
 class _Handle(Record, Generic[M, R]):
@@ -106,7 +106,7 @@ class Job(_Handle[M, R]):
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
         return self._result(
-            self._store.run(manage.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
+            self._store.run(waiting.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
         )
 
     def cancel(self, reason: str = "") -> Cancellation:
@@ -143,7 +143,7 @@ class AsyncJob(_Handle[M, R]):
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
         return self._result(
-            await self._store.arun(manage.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
+            await self._store.arun(waiting.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
         )
 
     async def cancel(self, reason: str = "") -> Cancellation:
@@ -160,3 +160,14 @@ class AsyncJob(_Handle[M, R]):
     async def remove(self) -> bool:
         """Deletes the job, in flight or not, and returns whether it was there."""
         return await self._store.arun(manage.remove(self.id))
+
+
+def identities(jobs: Iterable[Any]) -> tuple[list[Any], dict[Any, Binding[Any, Any] | None]]:
+    """Returns the ids of jobs, given as such or as handles, in order, and the bindings of those that have one."""
+    ids: list[Any] = []
+    bindings: dict[Any, Binding[Any, Any] | None] = {}
+    for job in jobs:
+        ids.append(job.id if isinstance(job, Record) else identity(job))
+        if isinstance(job, _Handle):
+            bindings[job.id] = job._binding
+    return ids, bindings

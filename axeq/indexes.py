@@ -71,9 +71,9 @@ INDEXES: tuple[Index, ...] = (
     ),
     Index(
         "inspection",
-        (("state", 1), ("queue", 1), ("finished_at", -1)),
-        "find and stats of ended jobs, the last first; live jobs cost it nothing",
-        "{state, queue, finished_at: {$exists: true}} sorted by {finished_at: -1}",
+        (("state", 1), ("queue", 1), ("finished_at", -1), ("name", 1), ("cause", 1)),
+        "find, dead and stats of ended jobs, the last first, also by task; live jobs cost it nothing",
+        "{state, queue, finished_at: {$exists: true}, name, cause} sorted by {finished_at: -1}",
         {"partialFilterExpression": {"finished_at": {"$exists": True}}},
     ),
     Index(

@@ -1,40 +1,36 @@
-"""What people do with jobs from outside a worker: look, wait, cancel, retry, remove, pause, count."""
+"""What people do with jobs from outside a worker: look, cancel, retry, remove, pause, count."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from axeq.clock import Clock
-from axeq.codec import Codec
-from axeq.errors import (
-    DuplicateKey,
-    JobCancelled,
-    JobGone,
-    JobNotFound,
-    LabelTaken,
-    WaitTimeout,
-)
+from axeq.errors import AxeqError, DuplicateKey, JobNotFound, LabelTaken
 from axeq.outcome import Limits
-from axeq.record import Document, Record, opened_failure, shortened
+from axeq.record import Document, Record, shortened
 from axeq.settlement import expiry, logged
-from axeq.states import FINAL, Cause, State, sources
-from axeq.wire import CONTROL, JOBS, Call, Find, Op, Sleep
+from axeq.states import FINAL, TRANSITIONS, Cause, State, sources
+from axeq.wire import CONTROL, JOBS, Call, Find, Op, Update
 
 __all__ = [
     "Cancellation",
     "cancel",
+    "clear_dead",
     "count_unknown",
+    "dead",
     "find",
     "get",
     "pause",
     "paused",
     "remove",
+    "remove_many",
     "resume",
     "retry",
+    "retry_many",
     "stats",
-    "wait",
+    "stats_by_task",
 ]
 
 _OF_EARLIER_ATTEMPTS = (
@@ -42,6 +38,8 @@ _OF_EARLIER_ATTEMPTS = (
     *("checkpoint", "progress", "status"),
 )
 """What a retry by hand starts without."""
+_PAGE = 1000
+"""How many jobs one command of the verbs for many names."""
 
 
 class Cancellation(StrEnum):
@@ -69,21 +67,50 @@ def find(
     state: State | None = None,
     name: str | None = None,
     label: str | None = None,
+    data: Mapping[str, Any] | None = None,
     limit: int = 100,
     skip: int = 0,
 ) -> Op[list[Record]]:
     """Returns jobs of a queue, at most `limit` of them after the first `skip`.
 
-    Those of a final state come in the order of their end, the last first; others the newest first.
+    Those of a final state come in the order of their end, the last first; others the newest first. `data` holds
+    the plain values that fields of the payload are equal to, by dotted path.
     """
     wanted = {"name": name, "label": label}
-    query = {"queue": queue, **{key: value for key, value in wanted.items() if value is not None}}
+    query: Document = {"queue": queue, **{key: value for key, value in wanted.items() if value is not None}}
+    query.update((f"data.{path}", {"$eq": value}) for path, value in (data or {}).items())
     order = "_id"
     if state is not None:
         query.update(_in_state(State(state)))
         order = "finished_at" if state in FINAL else "_id"
     documents = yield Find(JOBS, query, sort=[(order, -1)], limit=limit, skip=skip)
     return [Record(document) for document in documents]
+
+
+def dead(queue: str, *, name: str | None = None, limit: int = 20, skip: int = 0) -> Op[list[Record]]:
+    """Returns jobs that ended cancelled though nobody had asked for it, the last first."""
+    order = [("finished_at", -1)]
+    documents = yield Find(JOBS, _dead(queue, name), sort=order, limit=limit, skip=skip)
+    return [Record(document) for document in documents]
+
+
+def clear_dead(queue: str, clock: Clock, *, name: str | None = None) -> Op[int]:
+    """Deletes what `dead` lists, as of now, and returns how many there were."""
+    query = _dead(queue, name)
+    query["finished_at"] = {"$lte": clock.latest()}  # or it might never catch up with what is dying
+    cleared = 0
+    while True:
+        found = yield Find(JOBS, query, {"_id": 1}, sort=[("finished_at", -1)], limit=_PAGE)
+        if not found:
+            return cleared
+        # One that was retried in between is not dead any more.
+        those = {**query, "_id": {"$in": [document["_id"] for document in found]}}
+        cleared += (yield Call(JOBS, "delete_many", (those,))).deleted_count
+
+
+def _dead(queue: str, name: str | None) -> Document:
+    query = {"queue": queue, **_in_state(State.CANCELLED), "cause": {"$ne": Cause.REQUESTED.value}}
+    return query if name is None else {**query, "name": name}
 
 
 def stats(queue: str, *, cap: int) -> Op[dict[State, int]]:
@@ -94,33 +121,24 @@ def stats(queue: str, *, cap: int) -> Op[dict[State, int]]:
     return counts
 
 
+def stats_by_task(queue: str, *, cap: int) -> Op[dict[str, dict[State, int]]]:
+    """Returns how many jobs of each task are in each state, looking at no more than `cap` of a state."""
+    counts: dict[str, dict[State, int]] = {}
+    for state in State:
+        pipeline: list[Document] = [
+            {"$match": {"queue": queue, **_in_state(state)}},
+            {"$limit": cap},
+            {"$group": {"_id": "$name", "count": {"$sum": 1}}},
+        ]
+        for group in (yield Call(JOBS, "aggregate", (pipeline,))):
+            counts.setdefault(str(group["_id"]), dict.fromkeys(State, 0))[state] = group["count"]
+    return dict(sorted(counts.items()))
+
+
 def _in_state(state: State) -> Document:
     """Returns a filter that also says what the index of ended, or of live, jobs is for."""
     present = "finished_at" if state in FINAL else "available_at"
     return {"state": state.value, present: {"$exists": True}}
-
-
-def wait(identity: Any, clock: Clock, *, timeout: float | None, codec: Codec | None = None) -> Op[Record]:
-    """Returns a job once it has completed; `timeout` in seconds, None waits for ever. `codec` opens a failure.
-
-    Raises `WaitTimeout`, `JobCancelled`, `JobNotFound`, or `JobGone` where it was removed meanwhile.
-    """
-    started = clock.monotonic()
-    pause, seen = 0.005, False
-    while True:
-        found = yield Find(JOBS, {"_id": identity}, limit=1)
-        if not found:
-            raise JobGone(identity) if seen else JobNotFound(identity)
-        record, seen = Record(found[0]), True
-        if record.state is State.CANCELLED:
-            raise JobCancelled(identity, record.cause, opened_failure(record.error, codec))
-        if record.state in FINAL:
-            return record
-        waited = clock.monotonic() - started
-        if timeout is not None and waited >= timeout:
-            raise WaitTimeout(identity, timeout, record.state)
-        yield Sleep(pause if timeout is None else min(pause, timeout - waited))
-        pause = min(pause * 1.5, 0.5)
 
 
 def cancel(identity: Any, clock: Clock, *, reason: str = "") -> Op[Cancellation]:
@@ -168,6 +186,58 @@ def retry(identity: Any, clock: Clock) -> Op[Record]:
     Raises `JobNotFound`, also where it waits or runs already, and `LabelTaken`.
     """
     record = yield from get(identity)
+    write = _again(record, clock)
+    try:
+        document = yield Call(JOBS, "find_one_and_update", (write.filter, write.update), {"return_document": True})
+    except DuplicateKey:
+        raise LabelTaken(record.name, record.label or "") from None
+    if document is None:
+        raise _not_retried(identity, (yield from get(identity)).state)
+    return Record(document)
+
+
+def retry_many(ids: Iterable[Any], clock: Clock) -> Op[dict[Any, AxeqError]]:
+    """Retries jobs as `retry` does, and returns why others could not be, by id."""
+    refused: dict[Any, AxeqError] = {}
+    for page in _pages(ids):
+        found = yield from _briefly(page)
+        refused.update((identity, JobNotFound(identity)) for identity in page if identity not in found)
+        settled = {identity: record.state for identity, record in found.items() if not _can_be_retried(record)}
+        refused.update((identity, _not_retried(identity, state)) for identity, state in settled.items())
+        ready = [record for identity, record in found.items() if identity not in settled]
+        refused.update((yield from _retried(ready, clock)))
+    return refused
+
+
+def _retried(records: Sequence[Record], clock: Clock) -> Op[dict[Any, AxeqError]]:
+    """Retries jobs, in one command but for those that have a label, and returns why others could not be."""
+    slow = [record.id for record in records if record.label is not None]
+    plain = [record for record in records if record.label is None]
+    if plain:
+        writes = [_again(record, clock) for record in plain]
+        result = yield Call(JOBS, "bulk_write", (writes,), {"ordered": False})
+        if result.matched_count < len(plain):  # some were removed, or retried by somebody else in between
+            ids = [record.id for record in plain]
+            found = yield from _briefly(ids)
+            slow += [each for each in ids if each not in found or _can_be_retried(found[each])]
+    refused: dict[Any, AxeqError] = {}
+    for identity in slow:
+        try:
+            yield from retry(identity, clock)
+        except (JobNotFound, LabelTaken) as error:
+            refused[identity] = error
+    return refused
+
+
+def _briefly(ids: Sequence[Any]) -> Op[dict[Any, Record]]:
+    """Returns what a retry needs to know of jobs, by id."""
+    fields = {"_id": 1, "name": 1, "label": 1, "state": 1, "attempts": 1}
+    documents = yield Find(JOBS, {"_id": {"$in": list(ids)}}, fields)
+    return {document["_id"]: Record(document) for document in documents}
+
+
+def _again(record: Record, clock: Clock) -> Update:
+    """Returns the write that starts a job over."""
     update = {
         "$set": {
             "state": State.ENQUEUED.value,
@@ -178,21 +248,29 @@ def retry(identity: Any, clock: Clock) -> Op[Record]:
         "$unset": dict.fromkeys(_OF_EARLIER_ATTEMPTS, ""),
         **logged(record, "retry", clock),
     }
-    query = {"_id": identity, "state": {"$in": sources("retry")}}
-    try:
-        document = yield Call(JOBS, "find_one_and_update", (query, update), {"return_document": True})
-    except DuplicateKey:
-        raise LabelTaken(record.name, record.label or "") from None
-    if document is None:
-        state = (yield from get(identity)).state
-        raise JobNotFound(identity, f"job {identity} is {state}: only a job that has failed or ended can be retried")
-    return Record(document)
+    return Update({"_id": record.id, "state": {"$in": sources("retry")}}, update)
+
+
+def _can_be_retried(record: Record) -> bool:
+    return record.state in TRANSITIONS["retry"].sources
+
+
+def _not_retried(identity: Any, state: State) -> JobNotFound:
+    return JobNotFound(identity, f"job {identity} is {state}: only a job that has failed or ended can be retried")
 
 
 def remove(identity: Any) -> Op[bool]:
     """Deletes a job, in flight or not, and returns whether it was there; its worker then has lost its lease."""
     result = yield Call(JOBS, "delete_one", ({"_id": identity},))
     return bool(result.deleted_count)
+
+
+def remove_many(ids: Iterable[Any]) -> Op[int]:
+    """Deletes jobs, in flight or not, and returns how many were there."""
+    removed = 0
+    for page in _pages(ids):
+        removed += (yield Call(JOBS, "delete_many", ({"_id": {"$in": list(page)}},))).deleted_count
+    return removed
 
 
 def pause(queue: str, name: str | None) -> Op[None]:
@@ -242,3 +320,8 @@ def count_unknown(queue: str, versions: Mapping[str, int], clock: Clock, *, cap:
 
 def _pause_id(queue: str, name: str | None) -> str:
     return f"pause {queue} {name or ''}".rstrip()
+
+
+def _pages(ids: Iterable[Any]) -> Iterator[list[Any]]:
+    each = list(dict.fromkeys(ids))
+    yield from (each[start : start + _PAGE] for start in range(0, len(each), _PAGE))

@@ -7,12 +7,22 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 
+from axeq.codec import Codec, plain
 from axeq.duration import Duration, aware, seconds
 from axeq.errors import ConfigurationError
 from axeq.model import name_of
 from axeq.record import identity
 
-__all__ = ["BATCH_OPTIONS", "ENQUEUE_OPTIONS", "BatchOptions", "EnqueueOptions", "checked", "task_name", "wanted"]
+__all__ = [
+    "BATCH_OPTIONS",
+    "ENQUEUE_OPTIONS",
+    "BatchOptions",
+    "EnqueueOptions",
+    "checked",
+    "payload_values",
+    "task_name",
+    "wanted",
+]
 
 _PRIORITIES = range(-(2**15), 2**15)
 _LONGEST_NAME = 512
@@ -58,6 +68,24 @@ def checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = ENQUE
 def wanted(name: Any, label: Any) -> dict[str, str | None]:
     """Returns what a search asks for, checked: as text it can be no operator of a filter."""
     return {"name": task_name(name), "label": _label(label)}
+
+
+def payload_values(data: Any, codec: Codec | None) -> dict[str, Any] | None:
+    """Returns what fields of a payload are searched for, checked and as they are stored: no operator gets through."""
+    if data is None:
+        return None
+    if codec is not None:
+        raise ConfigurationError("data: the payloads of a store with a codec are sealed and cannot be searched")
+    if not isinstance(data, Mapping) or not data:
+        raise ConfigurationError(f'data must be field names with values, as in {{"user_id": 7}}, not {data!r:.100}')
+    return {_path(path): plain(value, root=f"data[{path!r:.100}]") for path, value in data.items()}
+
+
+def _path(path: Any) -> str:
+    parts = path.split(".") if isinstance(path, str) and "\0" not in path else [""]
+    if any(not part or part.startswith("$") for part in parts):
+        raise ConfigurationError(f"data: {path!r:.100} is no field of a payload: use its name, or names with dots")
+    return str(path)
 
 
 def task_name(name: Any) -> str | None:

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Unpack, overload
 
 from axeq import enqueue as rules
-from axeq import indexes, manage
+from axeq import indexes, manage, waiting
 from axeq.callback import Build, Callback, SessionOf, When
 from axeq.duration import Duration, seconds
 from axeq.enqueue import Draft
-from axeq.errors import ConfigurationError
-from axeq.handle import Job
+from axeq.errors import AxeqError, ConfigurationError
+from axeq.handle import Job, identities
 from axeq.manage import Cancellation
 from axeq.model import LARGEST_PAYLOAD, Binding, M, Payload, R, bind, name_of
-from axeq.options import BATCH_OPTIONS, BatchOptions, EnqueueOptions, checked, task_name, wanted
+from axeq.options import BATCH_OPTIONS, BatchOptions, EnqueueOptions, checked, payload_values, task_name, wanted
 from axeq.record import identity
 from axeq.states import State
 from axeq.store import Store
@@ -171,18 +171,49 @@ class Queue(Face):
         state: State | None = None,
         name: str | None = None,
         label: str | None = None,
+        data: Mapping[str, Any] | None = None,
         limit: int = 100,
         skip: int = 0,
     ) -> list[Job[Any, Any]]:
-        """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`."""
-        found = self.store.run(manage.find(self.name, **wanted(name, label), state=state, limit=limit, skip=skip))
+        """Returns jobs of this queue, the newest first: at most `limit` (default 100) after the first `skip`.
+
+        `data` keeps those whose payload has the given values, by field name, dotted for inner ones, as in
+        `{"user_id": 7}`; it reads each job that the rest leaves, unless you have an index on the field. In a store
+        with a codec it is refused. Raises `ConfigurationError`, and `PayloadInvalid` for a value that no payload
+        can hold.
+        """
+        values = payload_values(data, self.store.codec)
+        rule = manage.find(self.name, **wanted(name, label), state=state, data=values, limit=limit, skip=skip)
+        found = self.store.run(rule)
+        return [Job(record.document, self.store, None) for record in found]
+
+    def dead(self, *, name: str | None = None, limit: int = 20, skip: int = 0) -> list[Job[Any, Any]]:
+        """Returns the jobs of this queue that were given up: those that ended cancelled though nobody had asked for it,
+        the last first, at most `limit` (default 20) after the first `skip`. `name` keeps those of one task.
+        """
+        found = self.store.run(manage.dead(self.name, name=task_name(name), limit=limit, skip=skip))
         return [Job(record.document, self.store, None) for record in found]
 
     def wait(self, id: Any, *, timeout: Duration | None = None) -> Job[Any, Any]:
         """Waits until a job has completed and returns it; errors and `timeout` as for `Job.wait`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        record = self.store.run(manage.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec))
+        record = self.store.run(waiting.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec))
         return Job(record.document, self.store, None)
+
+    @overload
+    def wait_many(self, jobs: Iterable[Job[M, R]], *, timeout: Duration | None = None) -> list[Job[M, R]]: ...
+    @overload
+    def wait_many(self, jobs: Iterable[Any], *, timeout: Duration | None = None) -> list[Job[Any, Any]]: ...
+    def wait_many(self, jobs: Iterable[Any], *, timeout: Duration | None = None) -> list[Job[Any, Any]]:
+        """Waits until all jobs, given as handles or ids, have ended, and returns them in order, whatever their end.
+
+        `timeout` as for `Job.wait`. Raises `WaitTimeout`, `JobNotFound`, or `JobGone` where one was removed
+        meanwhile.
+        """
+        ids, bindings = identities(jobs)
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        found = self.store.run(waiting.wait_many(ids, self.store.clock, timeout=limit))
+        return [Job(record.document, self.store, bindings.get(record.id)) for record in found]
 
     def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
         """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
@@ -193,15 +224,36 @@ class Queue(Face):
         record = self.store.run(manage.retry(identity(id), self.store.clock))
         return Job(record.document, self.store, None)
 
+    def retry_many(self, jobs: Iterable[Any]) -> dict[Any, AxeqError]:
+        """Enqueues failed or ended jobs, given as handles or ids, once more, due now.
+
+        Returns why others could not be, by id: `JobNotFound`, also where it waits or runs already, or `LabelTaken`.
+        """
+        return self.store.run(manage.retry_many(identities(jobs)[0], self.store.clock))
+
     def remove(self, id: Any) -> bool:
         """Deletes a job, in flight or not, and returns whether it was there."""
         return self.store.run(manage.remove(identity(id)))
+
+    def remove_many(self, jobs: Iterable[Any]) -> int:
+        """Deletes jobs, given as handles or ids, in flight or not, and returns how many were there."""
+        return self.store.run(manage.remove_many(identities(jobs)[0]))
+
+    def clear_dead(self, *, name: str | None = None) -> int:
+        """Deletes what `dead` lists, of all tasks or of one, and returns how many jobs there were."""
+        return self.store.run(manage.clear_dead(self.name, self.store.clock, name=task_name(name)))
 
     def stats(self, *, cap: int = 10_000) -> dict[State, int]:
         """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
         10,000).
         """
         return self.store.run(manage.stats(self.name, cap=cap))
+
+    def stats_by_task(self, *, cap: int = 10_000) -> dict[str, dict[State, int]]:
+        """Returns how many jobs of each task of this queue are in each state, looking at no more than `cap` (default
+        10,000) of a state.
+        """
+        return self.store.run(manage.stats_by_task(self.name, cap=cap))
 
     def pause(self, name: str | None = None) -> None:
         """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""

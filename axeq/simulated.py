@@ -15,7 +15,21 @@ from bson.codec_options import CodecOptions
 from axeq.clock import Clock
 from axeq.codec import CODEC_OPTIONS
 from axeq.errors import ServerUnsuitable, StoreError
-from axeq.wire import Call, Command, Find, Merge, Op, Place, Sleep, Transaction, Update, adrive, drive, translated
+from axeq.wire import (
+    Call,
+    Change,
+    Command,
+    Find,
+    Merge,
+    Op,
+    Place,
+    Sleep,
+    Transaction,
+    Update,
+    adrive,
+    drive,
+    translated,
+)
 
 __all__ = ["SimulatedWire"]
 
@@ -59,6 +73,8 @@ class SimulatedWire:
             return None
         if isinstance(command, Transaction):
             raise ServerUnsuitable("mongomock has no transactions: use a replica set")
+        if isinstance(command, Change):
+            return None
         with self._lock, translated(self._place, self.clock):
             collection = self._database[self._place.name(command.collection)]
             if isinstance(command, Find):
@@ -85,6 +101,8 @@ class SimulatedWire:
                 return [_create_index(collection, specification) for specification in args[0]]
             case "list_indexes":
                 return [{"name": name, **details} for name, details in collection.index_information().items()]
+            case "aggregate":
+                return [_as_read(document) for document in collection.aggregate(*args)]
             case "insert_one":
                 args = (_as_sent(args[0]),)
             case "insert_many":

@@ -25,6 +25,7 @@ from pymongo.synchronous.mongo_client import MongoClient
 from pymongo.write_concern import WriteConcern
 
 from axeq.capabilities import Capabilities, from_hello
+from axeq.changes import Changes
 from axeq.clients import Clients, host_of
 from axeq.clock import Clock, LocalClock, ServerClock
 from axeq.codec import Codec
@@ -81,6 +82,7 @@ class Store:
         self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Sequence[Document]], None]] = []
+        self._changes = Changes()
         self._sync_wire: SyncWire | None = None
         self._async_wires: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = WeakKeyDictionary()
         self._embedded: Embedded | None = None
@@ -130,7 +132,7 @@ class Store:
         loop = asyncio.get_running_loop()
         wire = self._async_wires.get(loop)
         if wire is None or wire.client is not client:
-            wire = self._async_wires[loop] = AsyncWire(client, self.place, self.clock)
+            wire = self._async_wires[loop] = AsyncWire(client, self.place, self.clock, changes=self._changes)
         return wire
 
     def sync_wire(self) -> SyncWire:
@@ -138,7 +140,7 @@ class Store:
         client = self._opened().sync()
         wire = self._sync_wire
         if wire is None or wire.client is not client:
-            wire = self._sync_wire = SyncWire(client, self.place, self.clock)
+            wire = self._sync_wire = SyncWire(client, self.place, self.clock, changes=self._changes)
         return wire
 
     def sync_client(self) -> MongoClient[Any]:

@@ -25,6 +25,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.synchronous.mongo_client import MongoClient
 from pymongo.write_concern import WriteConcern
 
+from axeq.changes import Changes
 from axeq.clock import Clock
 from axeq.codec import CODEC_OPTIONS
 from axeq.commands import (
@@ -33,6 +34,7 @@ from axeq.commands import (
     JOBS,
     WORKERS,
     Call,
+    Change,
     Command,
     Find,
     Merge,
@@ -53,6 +55,7 @@ __all__ = [
     "WORKERS",
     "AsyncWire",
     "Call",
+    "Change",
     "Command",
     "Find",
     "Merge",
@@ -70,6 +73,8 @@ __all__ = [
 C = TypeVar("C")
 T = TypeVar("T")
 
+_LISTING = frozenset(("aggregate", "list_indexes"))
+"""Methods whose reply is a cursor: rules get the list."""
 _MOST_MERGED = 50
 """How many documents one statement of a merge changes: the search for a document's own fields is linear."""
 _LARGEST_MERGE = 8 * 1024 * 1024
@@ -136,11 +141,20 @@ class SyncWire:
     own errors pass through unchanged, so that their transaction labels still work.
     """
 
-    def __init__(self, client: MongoClient[Any], place: Place, clock: Clock, *, session: Any = None) -> None:
+    def __init__(
+        self,
+        client: MongoClient[Any],
+        place: Place,
+        clock: Clock,
+        *,
+        session: Any = None,
+        changes: Changes | None = None,
+    ) -> None:
         self.client = client
         self.clock = clock
         self._place = place
         self._session = session
+        self._changes = changes
         self._handles = _Handles(client, place)
 
     def run(self, op: Op[T]) -> T:
@@ -181,12 +195,22 @@ class SyncWire:
             return None
         if isinstance(command, Transaction):
             return self._transact(command)
+        if isinstance(command, Change):
+            return self._await_change(command)
         with translated(self._place, self.clock, self._session), pymongo.timeout(_deadline(command, self._place)):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
                 return list(_cursor(collection, command, self._session))
             reply = getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
-            return list(reply) if command.method == "list_indexes" else reply
+            return list(reply) if command.method in _LISTING else reply
+
+    def _await_change(self, command: Change) -> Any:
+        if self._changes is None:
+            return None
+        execute = self._execute
+        return self._changes.follow(
+            self._handles[JOBS], command.ids, lambda: drive(command.look(), execute), command.seconds
+        )
 
     def _transact(self, command: Transaction) -> Any:
         if self._session is not None:
@@ -200,11 +224,20 @@ class SyncWire:
 class AsyncWire:
     """Runs rules on an `AsyncMongoClient`, in the loop that it belongs to. Otherwise as `SyncWire`."""
 
-    def __init__(self, client: AsyncMongoClient[Any], place: Place, clock: Clock, *, session: Any = None) -> None:
+    def __init__(
+        self,
+        client: AsyncMongoClient[Any],
+        place: Place,
+        clock: Clock,
+        *,
+        session: Any = None,
+        changes: Changes | None = None,
+    ) -> None:
         self.client = client
         self.clock = clock
         self._place = place
         self._session = session
+        self._changes = changes
         self._handles = _Handles(client, place)
 
     async def run(self, op: Op[T]) -> T:
@@ -252,12 +285,22 @@ class AsyncWire:
             return None
         if isinstance(command, Transaction):
             return await self._transact(command)
+        if isinstance(command, Change):
+            return await self._await_change(command)
         with translated(self._place, self.clock, self._session), pymongo.timeout(_deadline(command, self._place)):
             collection = self._handles[command.collection]
             if isinstance(command, Find):
                 return await _cursor(collection, command, self._session).to_list(None)
             reply = await getattr(collection, command.method)(*_arguments(command), **_options(command, self._session))
-            return await reply.to_list(None) if command.method == "list_indexes" else reply
+            return await reply.to_list(None) if command.method in _LISTING else reply
+
+    async def _await_change(self, command: Change) -> Any:
+        if self._changes is None:
+            return None
+        execute = self._execute
+        return await self._changes.afollow(
+            self._handles[JOBS], command.ids, lambda: adrive(command.look(), execute), command.seconds
+        )
 
     async def _transact(self, command: Transaction) -> Any:
         if self._session is not None:

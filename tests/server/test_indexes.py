@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pymongo
@@ -12,6 +13,8 @@ import pytest
 import axeq
 from axeq.due import due_page, next_due
 from axeq.indexes import INDEXES
+from axeq.manage import dead, find, stats_by_task
+from axeq.states import State
 from axeq.wire import ISOLATIONS, JOBS
 from tests.support.probe import Probe
 from tests.support.waiting import settled
@@ -118,3 +121,59 @@ def test_the_next_due_time_is_read_from_the_due_index_in_order(filled: axeq.Stor
 
     assert [stage["indexName"] for stage in stages if stage["stage"] == "IXSCAN"] == ["due"]
     assert not {"SORT", "COLLSCAN"} & {stage["stage"] for stage in stages}
+
+
+@pytest.fixture
+def ended(filled: axeq.Store) -> axeq.Store:
+    queue = axeq.Queue(filled)
+    for job in queue.find(limit=60):
+        queue.cancel(job.id)
+    return filled
+
+
+@pytest.mark.needs("plans")
+@pytest.mark.usefixtures("plans_partial_indexes", "ended")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        partial(dead, "default"),
+        partial(dead, "default", name="probe"),
+        partial(find, "default", state=State.CANCELLED),
+        partial(find, "default", state=State.CANCELLED, name="probe"),
+    ],
+    ids=["dead", "dead of a task", "state", "state and task"],
+)
+def test_ended_jobs_are_found_by_their_index_in_order(jobs: Any, rule: Any) -> None:
+    stages = explained(jobs, rule())
+
+    assert [stage["indexName"] for stage in stages if stage["stage"] == "IXSCAN"] == ["inspection"]
+    assert not {"SORT", "COLLSCAN"} & {stage["stage"] for stage in stages}
+
+
+@pytest.mark.needs("plans")
+@pytest.mark.usefixtures("plans_partial_indexes", "ended")
+@pytest.mark.parametrize("state", State)
+def test_counting_and_finding_by_task_and_state_scans_no_collection(jobs: Any, state: State) -> None:
+    found = explained(jobs, find("default", state=state, name="probe"))
+    counted = list(_stages(_winner(jobs.find(_matched(state), {"name": 1}).explain())))
+
+    for stages in (found, counted):
+        assert "COLLSCAN" not in {stage["stage"] for stage in stages}
+        assert "IXSCAN" in {stage["stage"] for stage in stages}
+
+
+def _matched(state: State) -> Any:
+    """Returns what the count of a state by task matches."""
+    rule = stats_by_task("default", cap=100)
+    commands = {State(command.args[0][0]["$match"]["state"]): command for command in _yielded(rule)}
+    return commands[state].args[0][0]["$match"]
+
+
+def _yielded(rule: Any) -> Iterator[Any]:
+    command = next(rule)
+    while True:
+        yield command
+        try:
+            command = rule.send([])
+        except StopIteration:
+            return

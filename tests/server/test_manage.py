@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import axeq
 from axeq import Cancellation, State
+from tests.support.masking import Mask
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_thread
 from tests.support.waiting import DEADLINE, aeventually, settled
+
+
+class Another(axeq.Model[None], name="another"):
+    """A job of another task."""
+
 
 HANDLERS = {"loop": probe, "thread": probe_in_thread}
 
@@ -63,6 +68,67 @@ async def test_jobs_are_found_by_state_name_and_label_newest_first(queue: Any, s
     assert await found(name="other") == []
 
 
+async def test_jobs_are_found_by_what_their_payload_holds(queue: Any) -> None:
+    seven = await settled(queue.enqueue(Probe(value={"user": {"id": 7}, "tags": ["a", "b"]})))
+    eight = await settled(queue.enqueue(Probe(value={"user": {"id": 8}, "tags": ["b"]})))
+
+    async def found(**data: Any) -> list[Any]:
+        return [
+            job.id for job in await settled(queue.find(data={f"value.{path}": value for path, value in data.items()}))
+        ]
+
+    assert await found(**{"user.id": 7}) == [seven.id]
+    assert await found(user={"id": 8}) == [eight.id]
+    assert await found(tags="b") == [eight.id, seven.id]
+    with pytest.raises(axeq.PayloadInvalid, match="user"):
+        await found(**{"user.id": {"$gt": 0}})
+
+
+async def test_a_search_of_payloads_takes_no_operators_and_no_sealed_ones(queue: Any, store: axeq.Store) -> None:
+    for data in ({"$where": "1"}, {"value.$ne": 1}, {"": 1}, {"a..b": 1}, {7: 1}, {}, "value"):
+        with pytest.raises(axeq.ConfigurationError, match="data"):
+            await settled(queue.find(data=data))
+
+    store.codec = Mask()
+    with pytest.raises(axeq.ConfigurationError, match="sealed"):
+        await settled(queue.find(data={"value": 1}))
+
+
+async def test_the_dead_are_listed_last_first_and_cleared_without_those_that_were_asked_to_end(
+    queue: Any, store: axeq.Store
+) -> None:
+    with running(pool_for(store)):
+        died = [await made(queue, "cancel", label=label) for label in ("one", "two", "three")]
+        for job in died:
+            await until(queue, job.id, State.CANCELLED)
+        asked = await made(queue, delay=600)
+        await settled(asked.cancel())
+
+    assert {job.id for job in await settled(queue.dead())} == {job.id for job in died}
+    ends = [job.finished_at for job in await settled(queue.dead(name="probe"))]
+    assert ends == sorted(ends, reverse=True)
+    assert len(await settled(queue.dead(limit=1, skip=2))) == 1
+    assert await settled(queue.dead(name="other")) == []
+    await settled(queue.retry(died[0].id))
+    assert await settled(queue.clear_dead(name="other")) == 0
+    assert await settled(queue.clear_dead()) == 2
+    assert {job.id for job in await settled(queue.find())} == {died[0].id, asked.id}
+
+
+async def test_stats_tell_the_tasks_apart(queue: Any, store: axeq.Store) -> None:
+    await settled(queue.enqueue_many([Probe() for _ in range(3)]))
+    await settled((await made(queue)).cancel())
+    await settled(queue.enqueue(Another()))
+    await settled(type(queue)(store, "elsewhere").enqueue(Another()))
+    none = dict.fromkeys(State, 0)
+
+    assert await settled(queue.stats_by_task()) == {
+        "another": {**none, State.ENQUEUED: 1},
+        "probe": {**none, State.ENQUEUED: 3, State.CANCELLED: 1},
+    }
+    assert sum(counts[State.ENQUEUED] for counts in (await settled(queue.stats_by_task(cap=2))).values()) == 2
+
+
 async def test_stats_count_the_jobs_of_the_queue_by_state(queue: Any, store: axeq.Store) -> None:
     for outcome in ("ok", "ok", "raise", "cancel"):
         await made(queue, outcome)
@@ -81,37 +147,6 @@ async def test_stats_count_no_further_than_asked(queue: Any) -> None:
     await settled(queue.enqueue_many([Probe() for _ in range(5)]))
 
     assert (await settled(queue.stats(cap=3)))[State.ENQUEUED] == 3
-
-
-async def test_wait_gives_up_at_its_timeout_and_leaves_the_job(queue: Any) -> None:
-    job = await made(queue)
-
-    with pytest.raises(axeq.WaitTimeout, match=f"job {job.id} is still enqueued after 0.05 s"):
-        await settled(job.wait(0.05))
-    with pytest.raises(TimeoutError):
-        await settled(queue.wait(job.id, timeout=timedelta(seconds=0)))
-
-    assert (await settled(job.refresh())).state is State.ENQUEUED
-
-
-async def test_wait_tells_that_the_job_was_cancelled_and_why(queue: Any) -> None:
-    job = await made(queue)
-    await settled(job.cancel("not needed"))
-
-    with pytest.raises(axeq.JobCancelled, match="requested") as caught:
-        await settled(job.wait(DEADLINE))
-
-    assert (caught.value.id, caught.value.cause) == (job.id, "requested")
-
-
-async def test_wait_tells_that_the_job_was_removed_meanwhile(queue: Any, jobs: Any) -> None:
-    job = await made(queue)
-    remover = threading.Timer(0.2, lambda: jobs.delete_one({"_id": job.id}))
-    remover.start()
-
-    with pytest.raises(axeq.JobGone):
-        await settled(job.wait(DEADLINE))
-    remover.join()
 
 
 async def test_a_waiting_job_is_cancelled_at_once(queue: Any) -> None:
@@ -224,6 +259,37 @@ async def test_a_retry_whose_label_is_taken_meanwhile_is_refused(queue: Any) -> 
         await settled(queue.retry(job.id))
 
     assert (await settled(job.refresh())).state is State.CANCELLED
+
+
+async def test_many_jobs_are_retried_and_each_that_cannot_be_is_reported(queue: Any) -> None:
+    labelled, taken = await made(queue, label="free"), await made(queue, label="taken")
+    plain = [await made(queue) for _ in range(3)]
+    for job in (*plain, labelled, taken):
+        await settled(job.cancel())
+    await made(queue, label="taken")
+    waiting = await made(queue)
+
+    refused = await settled(queue.retry_many([*plain, labelled.id, taken, waiting.id, 17]))
+
+    assert {identity: type(error) for identity, error in refused.items()} == {
+        taken.id: axeq.LabelTaken,
+        waiting.id: axeq.JobNotFound,
+        17: axeq.JobNotFound,
+    }
+    again = [await settled(job.refresh()) for job in (*plain, labelled)]
+    assert {(job.state, job.attempts, job.cause) for job in again} == {(State.ENQUEUED, 0, None)}
+    assert {job.events[-1]["verb"] for job in again} == {"retry"}
+    assert (await settled(taken.refresh())).state is State.CANCELLED
+
+
+async def test_many_jobs_are_removed_at_once(queue: Any) -> None:
+    gone = [await made(queue) for _ in range(3)]
+    kept = await made(queue)
+
+    assert await settled(queue.remove_many([gone[0], gone[1].id, gone[2], 17])) == 3
+    assert await settled(queue.remove_many([])) == 0
+
+    assert [job.id for job in await settled(queue.find())] == [kept.id]
 
 
 async def test_a_job_that_waits_already_is_not_retried(queue: Any) -> None:

@@ -98,6 +98,13 @@ def produce() -> None:
 
     assert_type(queue.get(job.id, model=Thumbnail), axeq.Job[Thumbnail, Any])
     assert_type(queue.find(state=axeq.State.FAILED, limit=10), list[axeq.Job[Any, Any]])
+    assert_type(queue.find(data={"width": 320}), list[axeq.Job[Any, Any]])
+    assert_type(queue.dead(name="thumbnail"), list[axeq.Job[Any, Any]])
+    assert_type(queue.wait_many(many, timeout=30), list[axeq.Job[Thumbnail, Made]])
+    assert_type(queue.wait_many([job.id]), list[axeq.Job[Any, Any]])
+    assert_type(queue.retry_many(many), dict[Any, axeq.AxeqError])
+    assert_type(queue.remove_many([job.id]) + queue.clear_dead(), int)
+    assert_type(queue.stats_by_task()["thumbnail"][axeq.State.FAILED], int)
     assert_type(queue.stats()[axeq.State.ENQUEUED], int)
     assert_type(queue.cancel(job.id), axeq.Cancellation)
     queue.pause("thumbnail")
@@ -114,6 +121,7 @@ async def aproduce() -> None:
     many = await async_queue.enqueue_many([Total(numbers=[1])], delay=timedelta(seconds=1))
     assert_type(many, list[axeq.AsyncJob[Total, int]])
     assert_type([await each.wait() for each in many], list[int])
+    assert_type(await async_queue.wait_many(many), list[axeq.AsyncJob[Total, int]])
 
 
 async def run_inside_an_app() -> None:

@@ -61,6 +61,7 @@ def produce() -> None:
     queue.enqueue_many([Thumbnail(image="a.jpg")], label="a")  # refuse: option that enqueue_many lacks
     number: int = queue.enqueue(Thumbnail(image="a.jpg")).wait()  # refuse: result of another type
     print(queue.enqueue(Thumbnail(image="a.jpg")).wait().name)  # refuse: wrong field of the result
+    queue.find(data="user_id")  # refuse: a search of payloads that names no field
     queue.enqueue(Total(numbers=[number])).wait(timeout="soon")  # refuse: timeout that is no duration
 
 

@@ -13,7 +13,7 @@ from mongomock.filtering import filter_applies
 
 from axeq.errors import StoreUnavailable
 from axeq.record import Document, Record
-from axeq.wire import Call, Command, Find, Op, Sleep, Transaction, drive
+from axeq.wire import Call, Change, Command, Find, Op, Sleep, Transaction, drive
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 DOUBT = timedelta(milliseconds=40)
@@ -68,13 +68,19 @@ class Played:
 
 
 def play(
-    rule: Op[Any], replies: Sequence[Any], *, clock: ScriptedClock | None = None, seen: list[Command] | None = None
+    rule: Op[Any],
+    replies: Sequence[Any],
+    *,
+    clock: ScriptedClock | None = None,
+    seen: list[Command] | None = None,
+    changes: int | None = None,
 ) -> Played:
     """Runs `rule` to its end on `replies`; its commands are also added to `seen`, for a rule that raises.
 
     A reply that is an exception is raised, one that is callable is called with the command, and a final `...`
     repeats the one before it for ever. A sleep takes no reply and moves `clock`. A transaction's commands take
-    theirs, and then its commit does.
+    theirs, and then its commit does. A change stream looks when it opens and at so many `changes`, and then lets
+    the time pass; with None there are no streams.
     """
     commands: list[Command] = [] if seen is None else seen
     script = _script(replies)
@@ -89,7 +95,18 @@ def play(
             result = drive(command.rule(), execute)
             answer("the commit")
             return result
+        if isinstance(command, Change):
+            return None if changes is None else follow(command, changes)
         return answer(command)
+
+    def follow(command: Change, changes: int) -> Any:
+        for _ in range(1 + changes):
+            found = drive(command.look(), execute)
+            if found is not None:
+                return found
+        assert clock is not None, "a rule that waits is played with its clock"
+        clock.elapsed += command.seconds
+        return None
 
     def answer(asking: Any) -> Any:
         reply = next(script, ...)

@@ -24,6 +24,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "wire": (
         "commands",
         "translation",
+        "changes",
         "wire",
         "simulated",
         "capabilities",
@@ -43,6 +44,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "interim",
         "transaction",
         "manage",
+        "waiting",
         "periodic",
         "workers",
         "indexes",
@@ -93,7 +95,7 @@ WEB_FRAMEWORKS = {"callback": {"fastapi", "flask", "starlette"}}
 
 ORDER = [*chain.from_iterable(LAYERS.values()), "__init__"]
 BELOW_FACES = [module for layer in ("words", "documents", "wire", "rules") for module in LAYERS[layer]]
-KNOW_ASYNC = {"wire", "simulated", "clients", "store", "sessions"}
+KNOW_ASYNC = {"changes", "wire", "simulated", "clients", "store", "sessions"}
 
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 40

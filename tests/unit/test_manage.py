@@ -9,11 +9,11 @@ import pytest
 from bson.objectid import ObjectId
 
 from axeq import manage
-from axeq.errors import DuplicateKey, JobCancelled, JobGone, JobNotFound, LabelTaken, WaitTimeout
+from axeq.errors import DuplicateKey, JobNotFound, LabelTaken
 from axeq.manage import Cancellation
 from axeq.record import Document, Record, failure
 from axeq.states import State
-from axeq.wire import CONTROL, Call, Command, Find
+from axeq.wire import CONTROL, Call, Find
 
 from .playing import (
     NOW,
@@ -24,7 +24,6 @@ from .playing import (
     held_job,
     matches,
     play,
-    slept,
 )
 
 SECOND = timedelta(seconds=1)
@@ -81,66 +80,65 @@ def test_find_brings_ended_jobs_in_the_order_of_their_end() -> None:
     assert read.sort == [("finished_at", -1)]
 
 
+def test_find_compares_fields_of_the_payload_by_value() -> None:
+    (read,) = play(manage.find("default", data={"user.id": 7, "tag": {"$gt": 1}}), [[]]).asked
+
+    assert isinstance(read, Find)
+    assert read.filter == {"queue": "default", "data.user.id": {"$eq": 7}, "data.tag": {"$eq": {"$gt": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "dead"),
+    [
+        ({}, True),
+        ({"cause": "handler"}, True),
+        ({"cause": "requested"}, False),
+        ({"state": "completed", "cause": None}, False),
+        ({"name": "other"}, False),
+        ({"queue": "other"}, False),
+    ],
+    ids=str,
+)
+def test_dead_are_the_jobs_that_ended_cancelled_though_nobody_asked(fields: Document, dead: bool) -> None:
+    (read,) = play(manage.dead("default", name="thumbnail", limit=5, skip=10), [[]]).asked
+
+    assert isinstance(read, Find)
+    assert matches(read.filter, completed_job(**{"state": "cancelled", "cause": "exhausted", **fields})) is dead
+    assert (read.sort, read.limit, read.skip) == ([("finished_at", -1)], 5, 10)
+
+
+def test_clearing_the_dead_goes_on_until_none_is_left_and_spares_the_retried(clock: ScriptedClock) -> None:
+    replies = [[{"_id": 1}, {"_id": 2}], Counted(deleted_count=1), [{"_id": 3}], Counted(deleted_count=1), []]
+
+    played = play(manage.clear_dead("default", clock), replies, clock=clock)
+
+    assert played.result == 2
+    first = writes(played.commands)[0].args[0]
+    assert matches(first, completed_job(_id=1, state="cancelled", cause="exhausted"))
+    assert not matches(first, given_job(_id=1))
+    assert not matches(first, completed_job(_id=4, state="cancelled", cause="exhausted"))
+    assert not matches(first, completed_job(_id=1, state="cancelled", cause="exhausted", finished_at=NOW + SECOND))
+
+
+def test_stats_by_task_count_every_state_no_further_than_asked() -> None:
+    groups = [[{"_id": "b", "count": 2}, {"_id": "a", "count": 1}], [], [{"_id": "a", "count": 5}], [], []]
+
+    played = play(manage.stats_by_task("default", cap=500), groups)
+
+    none = dict.fromkeys(State, 0)
+    assert played.result == {
+        "a": {**none, State.ENQUEUED: 1, State.COMPLETED: 5},
+        "b": {**none, State.ENQUEUED: 2},
+    }
+    assert list(played.result) == ["a", "b"]
+    assert [call.args[0][1] for call in writes(played.commands)] == [{"$limit": 500}] * 5
+
+
 def test_stats_count_each_state_no_further_than_asked() -> None:
     played = play(manage.stats("default", cap=500), [1, 2, 3, 4, 5])
 
     assert played.result == dict(zip(State, (1, 2, 3, 4, 5), strict=True))
     assert [call.kwargs for call in writes(played.commands)] == [{"limit": 500}] * 5
-
-
-# Waiting
-
-
-def test_a_wait_returns_the_job_once_it_has_completed(clock: ScriptedClock) -> None:
-    waiting, done = given_job(), completed_job()
-
-    played = play(manage.wait("id", clock, timeout=None), [[waiting], [held_job()], [done]], clock=clock)
-
-    assert played.result.state is State.COMPLETED
-
-
-def test_a_wait_that_takes_too_long_says_where_the_job_stands(clock: ScriptedClock) -> None:
-    seen: list[Command] = []
-
-    with pytest.raises(WaitTimeout, match="job id is still enqueued after 3 s") as raised:
-        play(manage.wait("id", clock, timeout=3.0), [[given_job()], ...], clock=clock, seen=seen)
-
-    assert isinstance(raised.value, TimeoutError)
-    assert slept(seen) == pytest.approx(3.0)
-
-
-def test_a_wait_of_nothing_looks_once(clock: ScriptedClock) -> None:
-    assert play(manage.wait("id", clock, timeout=0.0), [[completed_job()]], clock=clock).result.final
-    with pytest.raises(WaitTimeout):
-        play(manage.wait("id", clock, timeout=0.0), [[given_job()]], clock=clock)
-
-
-def test_a_long_wait_asks_at_most_a_few_times_a_second(clock: ScriptedClock) -> None:
-    seen: list[Command] = []
-
-    with pytest.raises(WaitTimeout):
-        play(manage.wait("id", clock, timeout=60.0), [[given_job()], ...], clock=clock, seen=seen)
-
-    assert len([command for command in seen if isinstance(command, Find)]) < 60 * 2 + 20
-
-
-def test_a_wait_for_a_job_that_ends_cancelled_says_why(clock: ScriptedClock) -> None:
-    error = failure("ValueError", "bad colour")
-    ended = completed_job(state="cancelled", cause="exhausted", error=error)
-
-    with pytest.raises(JobCancelled, match=r"exhausted.*ValueError: bad colour") as raised:
-        play(manage.wait("id", clock, timeout=None), [[ended]], clock=clock)
-
-    assert (raised.value.cause, raised.value.error) == ("exhausted", error)
-
-
-def test_a_wait_tells_a_removed_job_from_one_that_never_was(clock: ScriptedClock) -> None:
-    with pytest.raises(JobGone):
-        play(manage.wait("id", clock, timeout=None), [[given_job()], []], clock=clock)
-    with pytest.raises(JobNotFound) as raised:
-        play(manage.wait("id", clock, timeout=None), [[]], clock=clock)
-
-    assert not isinstance(raised.value, JobGone)
 
 
 # Cancelling
@@ -223,7 +221,16 @@ def test_a_job_removed_between_the_two_writes_is_not_found(clock: ScriptedClock)
 @pytest.mark.parametrize("state", ["completed", "cancelled", "failed"])
 def test_a_retry_by_hand_starts_the_job_over(clock: ScriptedClock, state: str) -> None:
     document = completed_job(
-        state=state, cause="exhausted", error=failure("E", "x"), result=1, expire_at=NOW, cancel={"at": NOW}, lost=2
+        state=state,
+        cause="exhausted",
+        error=failure("E", "x"),
+        result=1,
+        expire_at=NOW,
+        cancel={"at": NOW},
+        lost=2,
+        checkpoint={"page": 3},
+        progress=0.5,
+        status="half",
     )
 
     played = play(manage.retry(document["_id"], clock), [[document], document], clock=clock)
@@ -232,7 +239,8 @@ def test_a_retry_by_hand_starts_the_job_over(clock: ScriptedClock, state: str) -
     again = Record(changed(document, write.args[1]))
     assert matches(write.args[0], document)
     assert (again.state, again.attempts, again.lost, again.available_at) == ("enqueued", 0, 0, NOW)
-    gone = ("finished_at", "expire_at", "cause", "cancel", "error", "result")
+    ended = ("finished_at", "expire_at", "cause", "cancel", "error", "result")
+    gone = (*ended, "checkpoint", "progress", "status")
     assert [field for field in gone if field in again.document] == []
     assert again.events[-1]["verb"] == "retry"
 
@@ -259,6 +267,54 @@ def test_a_retry_whose_label_was_taken_meanwhile_says_so(clock: ScriptedClock) -
 def test_a_retry_of_no_job_is_not_found(clock: ScriptedClock) -> None:
     with pytest.raises(JobNotFound):
         play(manage.retry("id", clock), [[]], clock=clock)
+
+
+# Many at once
+
+
+def test_jobs_without_a_label_are_retried_in_one_command(clock: ScriptedClock) -> None:
+    documents = [completed_job(_id=number, attempts=number) for number in range(3)]
+
+    played = play(manage.retry_many([0, 1, 2, 1], clock), [documents, Counted(3)], clock=clock)
+
+    (write,) = writes(played.commands)
+    assert played.result == {}
+    assert (write.method, write.kwargs) == ("bulk_write", {"ordered": False})
+    again = [Record(changed(*pair)) for pair in zip(documents, (each.update for each in write.args[0]), strict=True)]
+    assert {(record.state, record.attempts) for record in again} == {("enqueued", 0)}
+    assert [record.events[-1]["attempt"] for record in again] == [0, 1, 2]
+    assert not matches(write.args[0][0].filter, {**documents[0], "state": "dequeued"})
+
+
+def test_of_many_each_job_that_cannot_be_retried_is_reported_with_its_reason(clock: ScriptedClock) -> None:
+    free, taken = completed_job(_id="free", label="one"), completed_job(_id="taken", label="two")
+    documents = [free, held_job(_id="running"), taken]
+    replies = [documents, [free], free, [taken], DuplicateKey()]
+
+    played = play(manage.retry_many(["free", "missing", "running", "taken"], clock), replies, clock=clock)
+
+    assert {identity: type(error) for identity, error in played.result.items()} == {
+        "missing": JobNotFound,
+        "running": JobNotFound,
+        "taken": LabelTaken,
+    }
+    assert "is dequeued" in str(played.result["running"])
+
+
+def test_a_job_that_escaped_the_command_for_many_is_tried_alone(clock: ScriptedClock) -> None:
+    one, two, three = (completed_job(_id=number) for number in (1, 2, 3))
+    replies = [[one, two, three], Counted(1), [held_job(_id=1), two], [two], two, []]
+
+    played = play(manage.retry_many([1, 2, 3], clock), replies, clock=clock)
+
+    assert {identity: str(error) for identity, error in played.result.items()} == {3: str(JobNotFound(3))}
+
+
+def test_many_jobs_are_removed_in_pages() -> None:
+    played = play(manage.remove_many(range(1500)), [Counted(deleted_count=1000), Counted(deleted_count=3)])
+
+    assert played.result == 1003
+    assert [len(call.args[0]["_id"]["$in"]) for call in writes(played.commands)] == [1000, 500]
 
 
 # Removing, pausing, counting

@@ -638,6 +638,7 @@ RIGHTS = {
     "list_indexes": {"listIndexes"},
     "create_indexes": {"createIndex"},
     "find": {"find"},
+    "aggregate": {"find"},
 }
 """What MongoDB asks of an account, by command."""
 INDEXED = ["JOBS", "ISOLATIONS"]
