@@ -30,6 +30,7 @@ from axeq.outcome import (
     Snoozed,
     decide,
     describe,
+    expired_before,
     fault,
     sealed,
     unlimited,
@@ -265,6 +266,8 @@ class Executor:
         """Returns an outcome as it may be stored, and tells the log what is to be known of it."""
         if isinstance(outcome, Snoozed) and outcome.data is not None:
             outcome = self._with_payload(attempt, outcome)
+        if isinstance(outcome, Failed | Snoozed) and attempt.record.deadline is not None:
+            outcome = expired_before(outcome, attempt.record, self._store.clock.latest())
         _log(attempt, outcome)
         codec = self._store.codec
         return outcome if codec is None else sealed(outcome, codec)

@@ -28,6 +28,7 @@ __all__ = [
     "Snoozed",
     "decide",
     "end_flawed",
+    "expired_before",
     "fault",
     "judge",
     "sealed",
@@ -204,6 +205,17 @@ def fault(error: BaseException, record: Record, limits: Limits) -> Failed | Canc
     whatever the task's `retry_on` and `is_failure` say of exceptions.
     """
     return _failed(error, record, limits)
+
+
+def expired_before(outcome: Failed | Snoozed, record: Record, now: datetime) -> Outcome:
+    """Returns `outcome`, or the end of a job that would come again only after its deadline: who waits for it need
+    not wait so long.
+    """
+    if record.deadline is None or due(now, outcome.delay, outcome.at) < record.deadline:
+        return outcome
+    reason = f"its deadline {record.deadline.isoformat()} comes before its next attempt"
+    error = outcome.error if isinstance(outcome, Failed) else None
+    return Cancelled(Cause.EXPIRED, reason, error, mistake=outcome.mistake)
 
 
 def unlimited(record: Record, limits: Limits) -> bool:

@@ -12,6 +12,7 @@ import pymongo
 import pytest
 
 import axeq
+from axeq.codec import CODEC_OPTIONS
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE
@@ -43,6 +44,19 @@ def aging(request: pytest.FixtureRequest) -> Iterator[Aging | None]:
 def aging_jobs(aging: Aging | None) -> Aging:
     assert aging is not None
     return aging
+
+
+@pytest.fixture
+def plain_store(uri: str) -> Iterator[axeq.Store]:
+    """A store from a URI, for what does not depend on its kind."""
+    with axeq.Store(uri) as store:
+        yield store
+
+
+@pytest.fixture
+def raw(server: pymongo.MongoClient[dict[str, Any]], database: str) -> Any:
+    """The jobs of the test's own database, read past axeq."""
+    return server.get_database(database, codec_options=CODEC_OPTIONS)["jobs"]
 
 
 def _aged(uri: str, jobs: Any) -> Aging:

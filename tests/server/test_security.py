@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import bson
-import pymongo
 import pytest
 from bson.binary import Binary
 from pydantic import SecretStr
@@ -67,21 +66,9 @@ async def sealed(store: axeq.Store) -> AsyncIterator[axeq.Store]:
 
 
 @pytest.fixture
-def plain_store(uri: str) -> Any:
-    with axeq.Store(uri) as store:
-        yield store
-
-
-@pytest.fixture
 def sealed_store(uri: str) -> Any:
     with axeq.Store(uri, codec=Mask()) as store:
         yield store
-
-
-@pytest.fixture
-def raw(server: pymongo.MongoClient[dict[str, Any]], database: str) -> Any:
-    """The jobs of the test's own database, read past axeq."""
-    return server.get_database(database, codec_options=CODEC_OPTIONS)["jobs"]
 
 
 # Sealed jobs, in stores of every kind

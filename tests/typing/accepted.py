@@ -57,13 +57,23 @@ async def thumbnail(ctx: axeq.Context[Thumbnail, Made]) -> Made:
 @pool.task(Total, executor="thread", retention=timedelta(days=1))
 def total(ctx: axeq.Context[Total, int]) -> int:
     if ctx.attempt > 3:
-        raise axeq.Snooze(delay=timedelta(minutes=5))
+        raise axeq.Snooze(delay=timedelta(minutes=5), data=Total(numbers=ctx.model.numbers[1:]), reason="too many")
     return sum(ctx.model.numbers)
 
 
 @pool.task(Ping, max_lost=None)
 async def ping(ctx: axeq.Context[Ping, Any]) -> None:
     raise axeq.Retry("busy", at=datetime.now(UTC) + timedelta(minutes=1))
+
+
+def patience(attempt: int, error: BaseException, job: axeq.Record) -> timedelta | None:
+    return timedelta(seconds=attempt) if job.attempts < 5 else None
+
+
+fussy = axeq.Task(Thumbnail, thumbnail, backoff=patience, retry_on=(OSError, TimeoutError), no_retry_on=BrokenPipeError)
+patient = axeq.Task(Thumbnail, thumbnail, backoff=axeq.backoff.Exponential(maximum=timedelta(hours=1)), retry_on=None)
+steady = axeq.Task(Thumbnail, thumbnail, backoff=axeq.backoff.Constant(5), is_failure=lambda error: bool(error.args))
+lenient = [axeq.Task(Ping, ping, backoff=curve) for curve in (axeq.backoff.gue(), axeq.backoff.never)]
 
 
 @pool.task(Plain, name="plain")
@@ -86,6 +96,11 @@ def produce() -> None:
     assert_type(job.state, axeq.State)
     assert_type(job.cancel("not wanted"), axeq.Cancellation)
     assert_type(job.remove(), bool)
+
+    assert_type(job.phase, axeq.Phase)
+    assert_type(job.errors[0].attempt, int)
+    assert_type(job.timeline[0]["at"], Any)
+    queue.enqueue(Thumbnail(image="a.jpg"), priority=axeq.Priority.HIGH, max_attempts=3, timeout=timedelta(seconds=5))
 
     number = queue.enqueue(Total(numbers=[1, 2]), run_at=datetime.now(UTC), retention=timedelta(hours=1))
     assert_type(number.wait(), int)

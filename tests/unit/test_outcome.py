@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from axeq.backoff import Exponential
+from axeq.backoff import Exponential, never
 from axeq.errors import Cancel, ResultInvalid, Retry, Snooze
-from axeq.outcome import Cancelled, Failed, Limits, Reported, Snoozed, decide, describe, judge
-from axeq.record import failure
+from axeq.outcome import Cancelled, Failed, Limits, Reported, Snoozed, decide, describe, expired_before, fault, judge
+from axeq.record import Record, failure
 from axeq.settlement import settlement
 from axeq.states import Cause
 
@@ -181,6 +183,189 @@ def test_a_mistaken_outcome_is_a_failure_that_names_the_mistake(error: Exception
     assert outcome.error["type"] == "ConfigurationError"
     assert message in outcome.error["message"]
     assert outcome.delay == 2.0
+
+
+# What a task says of exceptions
+
+
+class Busy(ConnectionError):
+    pass
+
+
+def with_rules(**rules: Any) -> Limits:
+    return dataclasses.replace(LIMITS, **rules)
+
+
+def test_a_backoff_is_told_the_attempt_its_exception_and_the_job() -> None:
+    record, error = held_record(attempts=2), ValueError("bad colour")
+
+    outcome = decide(error, record, with_rules(backoff=lambda *told: 100 * told[0] + (told[1:] == (error, record))))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.delay == 201
+
+
+@pytest.mark.parametrize("wait", [None, -1, timedelta(seconds=-1)])
+def test_a_backoff_that_names_no_time_ends_the_job_with_its_error(wait: Any) -> None:
+    outcome = decide(ValueError("bad colour"), held_record(attempts=1), with_rules(backoff=lambda *_: wait))
+
+    assert isinstance(outcome, Cancelled)
+    assert (outcome.cause, outcome.reason) == (Cause.EXHAUSTED, "no attempt after attempt 1: so says its backoff")
+    assert outcome.error is not None
+    assert outcome.error["message"] == "bad colour"
+
+
+def broken(*_: Any) -> Any:
+    raise KeyError("what the job carries")
+
+
+@pytest.mark.parametrize(
+    ("backoff", "mistake"),
+    [(broken, "backoff raised KeyError ("), (lambda *_: "soon", "what the backoff returns must be a timedelta")],
+    ids=["raises", "nonsense"],
+)
+def test_a_broken_backoff_costs_the_attempt_nothing_but_its_own_delay(backoff: Any, mistake: str) -> None:
+    outcome = decide(ValueError("bad colour"), held_record(attempts=2), with_rules(backoff=backoff))
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.error["type"], outcome.delay) == ("ValueError", 2.0)
+    assert outcome.mistake.startswith(mistake)
+    assert "what the job carries" not in outcome.mistake
+
+
+def test_a_backoff_is_not_asked_where_the_handler_or_the_limit_has_decided() -> None:
+    limits = with_rules(backoff=broken)
+
+    asked_for = decide(Retry(delay=5), held_record(), limits)
+    exhausted = decide(ValueError(), held_record(attempts=3), limits)
+
+    assert isinstance(asked_for, Failed)
+    assert isinstance(exhausted, Cancelled)
+    assert (asked_for.delay, asked_for.mistake, exhausted.mistake) == (5.0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "again"),
+    [
+        ({"retry_on": (ConnectionError,)}, Busy("full"), True),
+        ({"retry_on": (ConnectionError, ValueError)}, ValueError(), True),
+        ({"retry_on": (ConnectionError,)}, ValueError(), False),
+        ({"retry_on": (ConnectionError,)}, Retry("not yet"), True),
+        ({"retry_on": ()}, ConnectionError(), False),
+        ({"retry_on": ()}, Retry("not yet"), True),
+        ({"no_retry_on": (ValueError,)}, ValueError(), False),
+        ({"no_retry_on": (ValueError,)}, KeyError(), True),
+        ({"retry_on": (OSError,), "no_retry_on": (Busy,)}, ConnectionError(), True),
+        ({"retry_on": (OSError,), "no_retry_on": (Busy,)}, Busy(), False),
+        ({"no_retry_on": (Exception,)}, Retry("not yet"), True),
+    ],
+)
+def test_a_job_is_tried_again_only_after_the_exceptions_that_its_task_names(
+    rules: dict[str, Any], error: Exception, again: bool
+) -> None:
+    outcome = decide(error, held_record(attempts=1), with_rules(**rules))
+
+    assert isinstance(outcome, Failed if again else Cancelled)
+
+
+def test_a_job_that_is_not_tried_again_keeps_its_error() -> None:
+    outcome = decide(Busy("the host is full"), held_record(), with_rules(retry_on=()))
+
+    assert isinstance(outcome, Cancelled)
+    assert (outcome.cause, outcome.reason) == (Cause.HANDLER, "Busy is not tried again")
+    assert outcome.error is not None
+    assert (outcome.error["type"], outcome.error["message"]) == ("Busy", "the host is full")
+
+
+def test_what_is_not_the_handlers_own_failure_is_tried_again_whatever_its_task_names() -> None:
+    outcome = fault(Busy("full"), held_record(), with_rules(retry_on=(), no_retry_on=(Exception,), is_failure=broken))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.mistake == ""
+
+
+def test_an_exception_that_is_no_failure_puts_the_job_back_after_the_backoff() -> None:
+    limits = with_rules(is_failure=lambda error: not isinstance(error, Busy), retry_on=())
+
+    outcome = decide(Busy("full"), held_record(attempts=3), limits)
+
+    assert isinstance(outcome, Snoozed)
+    assert outcome.delay == 4.0
+    assert outcome.error is not None
+    assert outcome.error["message"] == "full"
+
+
+def test_an_exception_that_is_no_failure_is_not_among_the_jobs_errors() -> None:
+    record = held_record(attempts=2, lost=1)
+    outcome = decide(Busy("full"), record, with_rules(is_failure=lambda error: False))
+
+    stored = changed(record.document, settlement(record, outcome, LIMITS, ScriptedClock()).update)
+
+    assert (stored["state"], stored["attempts"], stored["lost"]) == ("enqueued", 1, 0)
+    assert "error" not in stored
+    assert Record(stored).errors == []
+    assert stored["events"][-1]["reason"] == "Busy, no failure: full"
+
+
+def test_an_exception_that_is_no_failure_still_ends_a_job_whose_backoff_is_at_its_end() -> None:
+    outcome = decide(Busy("full"), held_record(), with_rules(is_failure=lambda error: False, backoff=never))
+
+    assert isinstance(outcome, Cancelled)
+    assert outcome.cause is Cause.EXHAUSTED
+
+
+def test_a_judgement_that_raises_takes_the_exception_for_a_failure() -> None:
+    outcome = decide(ValueError("bad colour"), held_record(), with_rules(is_failure=broken))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.error["message"] == "bad colour"
+    assert outcome.mistake.startswith("is_failure raised KeyError (")
+
+
+@pytest.mark.parametrize("outcome", [Failed(failure("E", "m"), delay=60), Snoozed(at=NOW + timedelta(seconds=60))])
+def test_a_job_that_would_come_again_only_after_its_deadline_ends_now(outcome: Failed | Snoozed) -> None:
+    soon, later = (held_record(deadline=NOW + timedelta(seconds=seconds)) for seconds in (60, 61))
+
+    ended = expired_before(outcome, soon, NOW)
+
+    assert isinstance(ended, Cancelled)
+    assert (ended.cause, ended.error) == (Cause.EXPIRED, outcome.error)
+    assert "comes before its next attempt" in ended.reason
+    assert expired_before(outcome, later, NOW) is outcome
+    assert expired_before(outcome, held_record(), NOW) is outcome
+
+
+def test_what_was_decided_in_the_handlers_process_is_not_decided_anew() -> None:
+    there = Cancelled(Cause.HANDLER, "decided there")
+
+    assert decide(pickle.loads(pickle.dumps(Reported(failure("E", ""), there))), held_record(), LIMITS) == there
+
+
+def test_a_snooze_brings_its_new_payload_and_its_reason() -> None:
+    outcome = decide(Snooze(delay=5, data={"page": 2}, reason="next page"), held_record(), LIMITS)
+
+    assert outcome == Snoozed(5.0, data={"page": 2}, reason="next page")
+
+
+@pytest.mark.parametrize("snooze", [Snooze(delay=5, data={"page": 2}, reason="next page"), Snooze(at=AT)])
+def test_a_snooze_can_leave_the_handlers_process(snooze: Snooze) -> None:
+    sent = pickle.loads(pickle.dumps(snooze))
+
+    assert vars(sent) == vars(snooze)
+
+
+def test_a_new_payload_replaces_the_old_and_drops_what_had_been_done_on_it() -> None:
+    record = held_record(version=1, data={"page": 1}, checkpoint={"line": 7})
+
+    written = [
+        changed(record.document, settlement(record, outcome, LIMITS, ScriptedClock()).update)
+        for outcome in (Snoozed(5.0), Snoozed(5.0, data={"page": 2}, version=3))
+    ]
+
+    assert [(each["data"], each["version"], each.get("checkpoint")) for each in written] == [
+        ({"page": 1}, 1, {"line": 7}),
+        ({"page": 2}, 3, None),
+    ]
 
 
 def test_a_cancel_ends_the_job_with_its_reason() -> None:

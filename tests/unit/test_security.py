@@ -29,10 +29,13 @@ from axeq.clients import transport
 from axeq.codec import SEALED, is_sealed, opened, seal
 from axeq.errors import redact
 from axeq.model import bind
-from axeq.outcome import Cancelled, Completed, Failed, Limits, decide, describe, sealed
+from axeq.outcome import Cancelled, Completed, Failed, Limits, Snoozed, decide, describe, sealed
 from axeq.record import Record, failure, opened_failure, sealed_failure
+from axeq.settlement import settlement
 from axeq.states import Cause
 from tests.support.masking import Mask
+
+from .playing import ScriptedClock, changed, held_record
 
 PACKAGE = Path(axeq.__file__).parent
 PAGE = (PACKAGE.parent / "docs" / "security.md").read_text()
@@ -619,7 +622,34 @@ def test_an_outcome_is_sealed_where_it_may_quote_the_payload() -> None:
     assert isinstance(failed, Failed)
     assert failed.delay == 5
     assert sealed(asked, Mask()) is asked
+    assert sealed(Snoozed(5.0, data={}, version=1), Mask()) == Snoozed(5.0, data={}, version=1)
     assert sealed(Completed(1), Mask()) == Completed(1)
+
+
+def test_what_an_event_keeps_of_a_failure_is_sealed_on_its_own() -> None:
+    record = held_record()
+    error = failure("ValueError", SECRET, f"Traceback of {SECRET} " + "." * 5000)
+
+    for outcome in (Failed(error), Cancelled(Cause.EXHAUSTED, "attempt 1 of 1 failed", error), Snoozed(error=error)):
+        kept = sealed(outcome, Mask())
+        stored = changed(record.document, settlement(record, kept, Limits(), ScriptedClock()).update)
+
+        assert SECRET.encode() not in bson.encode(stored)
+        assert len(bson.encode(stored["events"][-1])) < 2000
+
+
+def test_only_the_codec_opens_the_failures_of_a_jobs_past() -> None:
+    record = held_record()
+    kept = sealed(Failed(failure("ValueError", SECRET, "Traceback")), Mask())
+    stored = changed(record.document, settlement(record, kept, Limits(), ScriptedClock()).update)
+
+    shown = {
+        codec: axeq.Job(stored, axeq.Store("mongodb://localhost/shop", codec=codec), None).errors[0].message
+        for codec in (None, Mask(1), Mask())
+    }
+
+    assert list(shown.values()) == ["(sealed)", "(sealed)", SECRET]
+    assert Record(stored).errors[0].message == "(sealed)"
 
 
 # The page

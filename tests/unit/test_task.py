@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import axeq
-from axeq.backoff import Exponential
+from axeq.backoff import Constant, Exponential, Linear, gue, sidekiq
 from axeq.errors import ConfigurationError, HandlerInvalid
 from axeq.outcome import Limits
 
@@ -114,6 +115,20 @@ def test_a_job_may_be_tried_for_ever_and_lose_any_number_of_leases() -> None:
         ("delay_factor", float("nan")),
         ("delay_factor", "2"),
         ("delay_factor", True),
+        ("backoff", None),
+        ("backoff", 5),
+        ("backoff", Exponential),
+        ("backoff", gue),
+        ("backoff", lambda attempt: attempt),
+        ("backoff", handler),
+        ("retry_on", ValueError("bad colour")),
+        ("retry_on", [ValueError]),
+        ("retry_on", (ValueError, "KeyError")),
+        ("no_retry_on", int),
+        ("no_retry_on", None),
+        ("is_failure", True),
+        ("is_failure", handler),
+        ("is_failure", lambda: True),
         ("retention", -1),
         ("cancelled_retention", timedelta(seconds=-1)),
         ("max_result", 0),
@@ -143,6 +158,56 @@ def test_an_option_that_cannot_work_is_refused_by_name(option: str, value: Any) 
 )
 def test_an_option_at_its_limit_is_taken(option: str, value: Any) -> None:
     assert axeq.Task(Thumbnail, handler, **{option: value}).name == "thumbnail"
+
+
+@pytest.mark.parametrize("other", ["min_delay", "max_delay", "delay_factor"])
+def test_a_curve_and_the_numbers_of_the_default_one_do_not_go_together(other: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"give backoff or {other}, not both"):
+        axeq.Task(Thumbnail, handler, backoff=Constant(5), **{other: 2})  # type: ignore[call-overload]
+
+
+def test_a_task_takes_a_curve_or_any_function_for_its_backoff() -> None:
+    def waits(attempt: int, error: BaseException, job: axeq.Record) -> timedelta | None:
+        return timedelta(seconds=attempt) if job.attempts < 5 else None
+
+    for backoff in (Constant(5), Linear(1, 60), sidekiq(), waits, lambda attempt, error, job: 2.5):
+        assert axeq.Task(Thumbnail, handler, backoff=backoff).limits.backoff is backoff
+
+
+def test_exceptions_are_named_one_or_several() -> None:
+    limits = axeq.Task(Thumbnail, handler, retry_on=OSError, no_retry_on=(KeyError, BrokenPipeError)).limits
+
+    assert (limits.retry_on, limits.no_retry_on) == ((OSError,), (KeyError, BrokenPipeError))
+    assert axeq.Task(Thumbnail, handler, retry_on=()).limits.retry_on == ()
+    assert axeq.Task(Thumbnail, handler, retry_on=None, is_failure=None).limits == axeq.Task(Thumbnail, handler).limits
+
+
+def counts(error: BaseException) -> bool:
+    return True
+
+
+def test_a_handlers_process_takes_rules_that_it_can_find_too() -> None:
+    task = axeq.Task(
+        Thumbnail,
+        plain_handler,
+        executor="process",
+        backoff=gue(),
+        is_failure=counts,
+        retry_on=OSError,
+    )
+
+    assert pickle.loads(pickle.dumps(task.limits)) == task.limits
+
+
+@pytest.mark.parametrize("option", ["backoff", "is_failure", "retry_on", "no_retry_on"])
+def test_a_handlers_process_takes_no_rules_that_it_could_not_find(option: str) -> None:
+    class Local(Exception):
+        pass
+
+    values = {"backoff": lambda *_: 1, "is_failure": lambda error: True, "retry_on": Local, "no_retry_on": Local}
+
+    with pytest.raises(ConfigurationError, match=f"{option} takes .* at the top of a module"):
+        axeq.Task(Thumbnail, plain_handler, executor="process", **{option: values[option]})
 
 
 def test_several_misspelt_options_are_all_named() -> None:

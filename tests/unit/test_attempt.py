@@ -1,0 +1,127 @@
+"""One attempt in a pool's hands: when it is to end, and what its outcome becomes on the way to the store."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import axeq
+from axeq.backoff import never
+from axeq.executor import Attempt, Executor, Stop
+from axeq.outcome import Cancelled, Failed, Outcome, Snoozed
+from axeq.record import failure
+from axeq.states import Cause
+
+from .playing import DOUBT, NOW, ScriptedClock, held_record
+
+
+class Page(axeq.Model[Any], name="page", version=3):
+    number: int = 1
+
+
+async def handler(ctx: axeq.Context[Page, Any]) -> Any:
+    return None
+
+
+def attempt(fields: dict[str, Any] | None = None, **options: Any) -> Attempt:
+    return Attempt(held_record(name="page", **(fields or {})), axeq.Task(Page, handler, **options))
+
+
+def concluded(one: Attempt, outcome: Outcome) -> Outcome:
+    store = axeq.Store("mongodb://localhost/shop")
+    store.clock = ScriptedClock()
+    unused: Any = None
+    return Executor(store, unused, unused, unused).conclude(one, outcome)
+
+
+# Its end
+
+
+@pytest.mark.parametrize(
+    ("timeout", "deadline", "end"),
+    [
+        (None, None, (600.0, Stop.TIMEOUT)),
+        (20.0, None, (20.0, Stop.TIMEOUT)),
+        (20.0, 30, (20.0, Stop.TIMEOUT)),
+        (20.0, 20, (20.0, Stop.TIMEOUT)),
+        (20.0, 10, (10.0, Stop.DEADLINE)),
+        (None, 599, (599.0, Stop.DEADLINE)),
+        (20.0, -5, (0.0, Stop.DEADLINE)),
+    ],
+)
+def test_an_attempt_ends_by_its_timeout_or_its_jobs_deadline_whichever_is_first(
+    timeout: float | None, deadline: float | None, end: tuple[float, Stop]
+) -> None:
+    moment = None if deadline is None else NOW + timedelta(seconds=deadline)
+
+    one = attempt({"timeout": timeout, "deadline": moment})
+
+    assert one.first_end(ScriptedClock()) == end
+
+
+def test_an_attempt_that_is_given_longer_still_ends_by_the_deadline() -> None:
+    one = attempt({"deadline": NOW + timedelta(seconds=30)}, timeout=10)
+
+    ends = []
+    for timeout in (20.0, 60.0):
+        one.timeout = timeout
+        ends.append(one.first_end(ScriptedClock()))
+
+    assert ends == [(20.0, Stop.TIMEOUT), (30.0, Stop.DEADLINE)]
+
+
+# Its outcome
+
+
+def test_a_new_payload_is_stored_in_the_shape_of_the_tasks_model() -> None:
+    outcome = concluded(attempt({"version": 1}), Snoozed(5.0, data=Page(number=2), reason="next"))
+
+    assert outcome == Snoozed(5.0, data={"number": 2}, version=3, reason="next")
+
+
+def test_a_new_payload_that_cannot_be_stored_fails_the_attempt_whatever_its_task_tries_again() -> None:
+    class Odd(Page, name="odd"):
+        thing: Any
+
+    tried_again = concluded(attempt(retry_on=()), Snoozed(5.0, data=Odd(thing=object())))
+    given_up = concluded(attempt(backoff=never), Snoozed(5.0, data="text"))
+
+    assert isinstance(tried_again, Failed)
+    assert tried_again.error["type"] == "PayloadInvalid"
+    assert "page.thing" in tried_again.error["message"]
+    assert isinstance(given_up, Cancelled)
+    assert given_up.error is not None
+    assert "payload of 'page' must be a Page, not str" in given_up.error["message"]
+
+
+def test_a_job_that_would_come_again_after_its_deadline_is_judged_by_the_upper_bound_of_time() -> None:
+    again = Failed(failure("E", "m"), delay=60)
+    moments = [NOW + DOUBT + timedelta(seconds=seconds) for seconds in (60, 60.001)]
+
+    first, second = (concluded(attempt({"deadline": moment}), again) for moment in moments)
+
+    assert isinstance(first, Cancelled)
+    assert first.cause is Cause.EXPIRED
+    assert second == again
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "said"),
+    [
+        ({"attempts": 25}, {}, True),
+        ({"attempts": 50}, {}, True),
+        ({"attempts": 24}, {}, False),
+        ({"attempts": 25}, {"max_attempts": 100}, False),
+        ({"attempts": 25, "max_attempts": 100}, {}, False),
+        ({"attempts": 25, "max_attempts": 0}, {"max_attempts": 100}, True),
+    ],
+)
+def test_the_log_tells_of_each_25th_failure_of_a_job_without_a_limit(
+    fields: dict[str, Any], options: dict[str, Any], said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    concluded(attempt(fields, **options), Failed(failure("E", "m")))
+
+    assert [record.levelno for record in caplog.records] == ([logging.WARNING] if said else [])
