@@ -48,6 +48,7 @@ class Ticker:
         self._tasks = [task for task in tasks if task.every is not None]
         self._lag = lag
         self._resting = resting
+        self._over = False
         for task in self._tasks:
             self._encoded(task)
 
@@ -56,13 +57,17 @@ class Ticker:
         async with asyncio.TaskGroup() as ticking:
             for task in self._tasks:
                 ticking.create_task(self._tick(task))
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._over = True  # a driver in the middle of a command may swallow the one cancellation of a group
 
     async def _tick(self, task: Task[Any, Any]) -> None:
         """Fills one slot after the other; those that passed while nobody was there stay empty."""
         assert task.every is not None
         filled: datetime | None = None
         pause = 0.1
-        while True:
+        while not self._over:
             start = slot_start(self._store.clock.earliest(), task.every)
             if start == filled:
                 await asyncio.sleep(self._until_next(start, task.every))

@@ -250,7 +250,7 @@ def test_a_lifespan_is_entered_before_the_first_claim_and_left_after_the_last_ha
     @asynccontextmanager
     async def lifespan(pool: axeq.Pool) -> AsyncIterator[dict[str, str]]:
         history.append("entered")
-        yield {"of": pool.queue}
+        yield {"of": ", ".join(pool.queues)}
         history.append("left")
 
     pool = quick_pool(store, lifespan=lifespan, drain=0)
