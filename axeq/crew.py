@@ -97,7 +97,7 @@ class Crew:
             except Exception as error:  # noqa: BLE001 - the other jobs of the claim must not suffer for one
                 verdict = self._mishap(attempt, error)
             if verdict is None:
-                lane.ready.append(attempt)
+                lane.add(attempt)
             else:
                 self._settle(attempt, verdict)
         for name in {record.name for record in records}:

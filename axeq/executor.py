@@ -77,6 +77,7 @@ class Attempt:
         "completed",
         "context",
         "ended_at",
+        "in_line",
         "reason",
         "record",
         "running",
@@ -100,6 +101,7 @@ class Attempt:
         self.ended_at: datetime | None = None
         self.timers: list[asyncio.TimerHandle] = []
         self.worker_index = -1
+        self.in_line = 0
         self.timeout = task.timeout if record.timeout is None else record.timeout
         """The limit of this attempt in seconds."""
         self.completed: Sequence[Settlement] | None = None

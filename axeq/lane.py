@@ -28,7 +28,8 @@ class Places:
     def __init__(self, most: int) -> None:
         self.most = most
         self._running = 0
-        self._lanes: deque[Lane] = deque()
+        self._line = 0
+        self._lanes: list[Lane] = []
         self._handling = Pace()
 
     def add(self, lane: Lane) -> None:
@@ -63,17 +64,20 @@ class Places:
         self._running -= 1
         self._handling.end()
 
+    def add_to_line(self) -> int:
+        """Returns the number of an attempt in the line of those that wait for a place."""
+        self._line += 1
+        return self._line
+
     def in_turn(self) -> Iterable[Lane]:
-        """Yields the lanes with attempts that wait for a place, one after the other, while there are places."""
-        idle = 0
-        while self.open and idle < len(self._lanes):
-            lane = self._lanes[0]
-            self._lanes.rotate(-1)
-            if lane.startable:
-                idle = 0
-                yield lane
-            else:
-                idle += 1
+        """Yields the lanes with an attempt that can start, one by one in the order of their claims, while there are
+        places.
+        """
+        while self.open:
+            waiting = [lane for lane in self._lanes if lane.startable]
+            if not waiting:
+                return
+            yield min(waiting, key=lambda lane: lane.ready[0].in_line)
 
     @property
     def _ready(self) -> int:
@@ -138,6 +142,12 @@ class Lane:
     def startable(self) -> bool:
         """Whether an attempt is ready and a worker free for it."""
         return bool(self.ready) and self.running < self.task.workers
+
+    def add(self, attempt: Attempt) -> None:
+        """Has an attempt wait for a worker."""
+        if self.places is not None:
+            attempt.in_line = self.places.add_to_line()
+        self.ready.append(attempt)
 
     def start(self) -> Attempt | None:
         """Takes the next ready attempt for a free worker; None where there is neither, or no place."""

@@ -43,7 +43,8 @@ def lane(ticks: Ticks) -> Lane:
 
 
 def claim(lane: Lane, count: int) -> None:
-    lane.ready.extend(Attempt(held_record(name="ping"), lane.task) for _ in range(count))
+    for _ in range(count):
+        lane.add(Attempt(held_record(name="ping"), lane.task))
 
 
 def run_all(lane: Lane) -> list[Attempt]:
@@ -205,8 +206,8 @@ def test_running_attempts_of_a_task_have_workers_of_their_own_numbers(lane: Lane
 
 def test_lanes_that_share_places_run_no_more_than_there_are(ticks: Ticks) -> None:
     shared, lanes = places(3, 4, 4)
-    for lane in lanes:
-        claim(lane, 4)
+    for lane in lanes * 4:
+        claim(lane, 1)
 
     started = [attempt for lane in shared.in_turn() if (attempt := lane.start())]
 
@@ -215,20 +216,31 @@ def test_lanes_that_share_places_run_no_more_than_there_are(ticks: Ticks) -> Non
     assert [lane.start() for lane in lanes] == [None, None]
 
 
-def test_a_place_that_gets_free_goes_to_the_lane_whose_turn_it_is(ticks: Ticks) -> None:
+def test_a_place_that_gets_free_goes_to_what_was_claimed_first(ticks: Ticks) -> None:
     shared, lanes = places(1, 1, 1, 1)
-    for lane in lanes:
-        claim(lane, 5)
+    claimed = [0, 0, 1, 2, 0, 1]
+    for number in claimed:
+        claim(lanes[number], 1)
 
     order = []
-    for _ in range(6):
-        for lane in shared.in_turn():
-            attempt = lane.start()
-            assert attempt is not None
-            order.append(lanes.index(lane))
-        lanes[order[-1]].finish(attempt)
+    for _ in claimed:
+        lane = next(iter(shared.in_turn()))
+        attempt = lane.start()
+        assert attempt is not None
+        order.append(lanes.index(lane))
+        lane.finish(attempt)
 
-    assert order == [0, 1, 2, 0, 1, 2]
+    assert order == claimed
+
+
+def test_a_task_whose_workers_are_all_busy_lets_others_go_first(ticks: Ticks) -> None:
+    shared, lanes = places(3, 1, 2)
+    for number in (0, 0, 1):
+        claim(lanes[number], 1)
+
+    started = [lane.start() and lanes.index(lane) for lane in shared.in_turn()]
+
+    assert started == [0, 1]
 
 
 def test_the_first_lane_to_claim_leaves_none_of_the_places_it_took_to_the_next(ticks: Ticks) -> None:
