@@ -269,9 +269,13 @@ def _is_failure(error: BaseException, limits: Limits) -> tuple[bool, str]:
     if limits.is_failure is None:
         return True, ""
     try:
-        return bool(limits.is_failure(error)), ""
+        answer = limits.is_failure(error)
     except BaseException as broken:  # noqa: BLE001 - it is the task's code, and the attempt has an error of its own
         return True, f"is_failure raised {_place(broken)}"
+    if isinstance(answer, bool):
+        return answer, ""
+    # What forgets to answer must not put its jobs back for ever.
+    return True, f"is_failure returned a {type(answer).__name__}, not a bool"
 
 
 def _pause(error: BaseException, record: Record, limits: Limits) -> tuple[float | None, str]:

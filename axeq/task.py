@@ -77,10 +77,10 @@ class Task(Generic[M, R]):
       1)`, at most `max_delay`; defaults 1 s, 10 min, 2
     - `backoff`, instead of those three: a curve of `axeq.backoff`, or a function of the attempt, its exception and
       the job that returns a duration, or None for no further attempt; called on the pool's loop, so it must be quick
-    - `retry_on`: only after these exceptions, and `Retry`, is a job tried again, default all; `no_retry_on`: after
-      these never. Others end it cancelled (cause handler), their error kept
-    - `is_failure`: told an exception, says whether it is a failure, default all are; a job is put back uncounted
-      after one that is none
+    - `retry_on`: only after these exceptions (as `except` takes them), and `Retry`, is a job tried again, default
+      all; `no_retry_on`: after these never. Others end it cancelled (cause handler), their error kept
+    - `is_failure`: told an exception, returns whether it is a failure, default all are; after one that is none the
+      job is put back for the backoff's delay, uncounted. Asked before the two above
     - `timeout`: the limit of one attempt, default 10 min; beyond it, it has failed with a `TimeoutError`
     - `retention`, `cancelled_retention`: how long completed and cancelled jobs are kept, defaults 7 and 30 days
     - `max_result`: the largest result in bytes of BSON, default 256 KiB, at most 7 MiB

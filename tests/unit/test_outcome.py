@@ -322,6 +322,14 @@ def test_a_judgement_that_raises_takes_the_exception_for_a_failure() -> None:
     assert outcome.mistake.startswith("is_failure raised KeyError (")
 
 
+@pytest.mark.parametrize(("answer", "kind"), [(None, "NoneType"), (0, "int"), ("no", "str")])
+def test_a_judgement_that_forgets_to_answer_does_not_put_jobs_back_for_ever(answer: Any, kind: str) -> None:
+    outcome = decide(ValueError("bad colour"), held_record(), with_rules(is_failure=lambda error: answer))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.mistake == f"is_failure returned a {kind}, not a bool"
+
+
 @pytest.mark.parametrize("outcome", [Failed(failure("E", "m"), delay=60), Snoozed(at=NOW + timedelta(seconds=60))])
 def test_a_job_that_would_come_again_only_after_its_deadline_ends_now(outcome: Failed | Snoozed) -> None:
     soon, later = (held_record(deadline=NOW + timedelta(seconds=seconds)) for seconds in (60, 61))
