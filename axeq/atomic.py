@@ -64,6 +64,10 @@ class _Block:
     def _begun(self, holding: Holding) -> None:
         """Goes on, or stops, by what the extension before the snapshot found."""
         self._hands.extended(self._attempt, LIMIT)
+        if len(holding.lost) + len(holding.cancelled) < len(self._records):
+            lost = {held.id for held in holding.lost}
+            self._records = [record for record in self._records if record.id not in lost]
+            return
         for held in holding.lost:
             raise self._lost(held.id, "another worker has it, or it is gone")
         for reason in holding.cancelled.values():

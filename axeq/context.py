@@ -52,7 +52,8 @@ class Context(Generic[M, R]):
     _in_transaction = False
     _completed = False
     _collision: BaseException | None = None
-    _travels: ClassVar = ("model", "job", "result_type", "store", "worker_index")
+    _shared: tuple[list[Any], list[Record]] | None = None
+    _travels: ClassVar = ("model", "job", "result_type", "store", "worker_index", "_shared")
 
     def __init__(self, *, model: M, job: Record, result_type: Any, store: Store, worker_index: int = -1) -> None:
         self.model = model
@@ -61,6 +62,16 @@ class Context(Generic[M, R]):
         self.store = store
         self.worker_index = worker_index
         self._stopping = False
+
+    @property
+    def models(self) -> list[M]:
+        """The payloads of all jobs of this call, in order: of a group's members, or of the one job."""
+        return [self.model] if self._shared is None else self._shared[0]
+
+    @property
+    def jobs(self) -> list[Record]:
+        """The records of all jobs of this call, in the order of `models`."""
+        return [self.job] if self._shared is None else self._shared[1]
 
     @property
     def attempt(self) -> int:
@@ -231,6 +242,10 @@ class Context(Generic[M, R]):
 
     def _encoded(self, state: Any) -> Any:
         """Returns a checkpoint as it is stored."""
+        if self._shared is not None:
+            raise ConfigurationError(
+                "a checkpoint is one job's own: a task with group= has none, store its state elsewhere"
+            )
         if self._in_transaction:
             raise ConfigurationError("a checkpoint inside the transaction would undo it: store it before")
         root, codec = f"checkpoint of {self.job.name!r}", self.store.codec
@@ -254,7 +269,7 @@ class Context(Generic[M, R]):
 
     @property
     def _records(self) -> Sequence[Record]:
-        return [self.job]
+        return self.jobs
 
     @property
     def _held(self) -> list[Held]:
@@ -290,6 +305,10 @@ class Context(Generic[M, R]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._stopping = False
+
+    def _share(self, models: list[M], jobs: list[Record]) -> None:
+        """Has the call be one for several jobs."""
+        self._shared = models, jobs
 
     def _request_stop(self) -> None:
         self._stopping = True

@@ -7,6 +7,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import copy_context
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from axeq.desk import Desk
@@ -18,10 +20,11 @@ from axeq.leases import Leases
 from axeq.lifecycle import Held, Holding
 from axeq.outcome import Flawed, Outcome, Released, fault, judge
 from axeq.record import Document, Record
-from axeq.settlement import Settled, Settlement, applied, settlement
+from axeq.settlement import Settled, Settlement, applied, settlement, settlements
 from axeq.settler import Settler
 from axeq.states import FINAL
 from axeq.store import Store
+from axeq.together import Member, Together, execute_together
 
 __all__ = ["Crew"]
 
@@ -88,20 +91,47 @@ class Crew:
         for record in records:
             lane = self._lanes[record.name]
             attempt = self._attempts[record.id] = Attempt(record, lane.task)
-            self._counts["dequeue"] += 1
-            if self._hooks.claimed:
-                self._hooks.tell("claimed", record)
-            verdict: Outcome | None
-            try:
-                verdict = judge(record, lane.task.limits, now)
-            except Exception as error:  # noqa: BLE001 - the other jobs of the claim must not suffer for one
-                verdict = self._mishap(attempt, error)
+            verdict = self._verdict(attempt, now)
             if verdict is None:
                 lane.add(attempt)
             else:
                 self._settle(attempt, verdict)
         for name in {record.name for record in records}:
             self._pump(self._lanes[name])
+
+    def take_on_together(self, records: Iterable[Record], arrivals: Mapping[Any, datetime], *, since: float) -> None:
+        """Takes on members of a group, by one claim that was sent at `since` (monotonic), for one call of the handler.
+
+        `arrivals` says when each came. One that is not to run ends by itself, and the others are called without it.
+        """
+        members: list[Member] = []
+        records = [record for record in records if self._is_ours(record)]
+        self._leases.hold((Held(record.id, record.token) for record in records), since=since)
+        now = self._store.clock.earliest()
+        for record in records:
+            task = self._lanes[record.name].task
+            member = self._attempts[record.id] = Member(record, task, arrivals[record.id])
+            verdict = self._verdict(member, now)
+            if verdict is None:
+                members.append(member)
+            else:
+                self._settle(member, verdict)
+        if members:
+            lane = self._lanes[members[0].record.name]
+            lane.ready.append(Together(members))
+            self._pump(lane)
+
+    def _verdict(self, attempt: Attempt, now: datetime) -> Outcome | None:
+        """Counts and tells a claim, and returns how its job ends without running, None where it runs."""
+        self._counts["dequeue"] += 1
+        if self._hooks.claimed:
+            self._hooks.tell("claimed", attempt.record)
+        verdict: Outcome | None
+        try:
+            verdict = judge(attempt.record, attempt.task.limits, now)
+        except Exception as error:  # noqa: BLE001 - the other jobs of the claim must not suffer for one
+            verdict = self._mishap(attempt, error)
+        return verdict
 
     def _is_ours(self, record: Record) -> bool:
         if record.name in self._lanes:
@@ -131,19 +161,21 @@ class Crew:
             return  # its outcome is on the way: the fence decides
         self._leases.drop([held.id])
         self._tell_lost(attempt.record, reason)
-        lane = self._lanes[attempt.record.name]
-        if attempt in lane.ready:
-            lane.ready.remove(attempt)
+        lane, whole = self._lanes[attempt.record.name], attempt.whole
+        if whole in lane.ready:
+            if not whole.drop(attempt):
+                lane.ready.remove(whole)
             del self._attempts[held.id]
             return
         attempt.request_stop(Stop.LOST, reason)
-        self._abandon_later(attempt)
+        if whole.stop is not None:
+            self._abandon_later(whole)
 
     def give_back_surplus(self) -> None:
         """Gives back jobs that no worker here will come to soon, the last claimed first."""
         for lane in self._lanes.values():
             for _ in range(lane.surplus):
-                self._settle(lane.ready.pop(), Released("claimed ahead, and jobs became slower"))
+                self._give_back(lane.ready.pop(), "claimed ahead, and jobs became slower")
 
     async def close(self, *, drain: float, hurry: asyncio.Event) -> None:
         """Gives back what has not started, lets handlers finish for `drain` seconds or until `hurry` is set,
@@ -152,7 +184,7 @@ class Crew:
         self._closing = True
         for lane in self._lanes.values():
             while lane.ready:
-                self._settle(lane.ready.popleft(), Released("shutdown"))
+                self._give_back(lane.ready.popleft(), "shutdown")
         await self._finished(drain, hurry)
         for attempt in list(self._attempts.values()):
             if attempt.ended_at is None:
@@ -160,11 +192,17 @@ class Crew:
         await self._finished(_STOP_SECONDS, None)
         for attempt in list(self._attempts.values()):
             if attempt.ended_at is None and not attempt.abandoned:
-                self._abandon(attempt)
+                self._abandon(attempt.whole)
         await self._desk.close()
         await self._settler.drain()
         await self._hooks.close()
         await self._executor.close()
+
+    def _give_back(self, attempt: Attempt, reason: str) -> None:
+        if isinstance(attempt, Together):
+            self._settle_together(attempt, dict.fromkeys(attempt.ids, Released(reason)))
+        else:
+            self._settle(attempt, Released(reason))
 
     async def _finished(self, timeout: float, hurry: asyncio.Event | None) -> None:
         """Waits until every handler has stopped, at most `timeout` seconds or until `hurry` is set."""
@@ -199,38 +237,48 @@ class Crew:
         return True
 
     async def _work(self, lane: Lane, attempt: Attempt) -> None:
-        outcome: Outcome | None
+        outcome: Any
         try:
             left, stop = attempt.first_end(self._store.clock)
             if not left:
                 attempt.request_stop(stop)  # it was claimed in time, and no worker came to it in time
             attempt.timers.append(asyncio.get_running_loop().call_later(left, self._overran, attempt, stop))
-            outcome = await self._executor.execute(attempt)
+            if isinstance(attempt, Together):
+                outcome = await execute_together(self._executor, attempt)
+            else:
+                outcome = await self._executor.execute(attempt)
         except Exception as error:  # noqa: BLE001 - a worker that died unheard would hold its job for ever
             outcome = self._mishap(attempt, error)
         for timer in attempt.timers:
             timer.cancel()
         if attempt.abandoned:
-            del self._attempts[attempt.record.id]
             for entry in attempt.completed or ():
-                self._account(attempt, entry, Settled())
+                self._account(self._attempts[entry.id], entry, Settled())
+            for identity in attempt.ids:
+                del self._attempts[identity]
             _LOGGER.warning("the abandoned handler of job %s has stopped at last", attempt.record.id)
             self._freed()
             return
         lane.finish(attempt)
         if attempt.completed is not None:
-            lane.settling()
+            for _ in attempt.completed:
+                lane.settling()
             self._settled(attempt.completed, Settled())
-        elif outcome is None:
-            del self._attempts[attempt.record.id]
-        else:
+        if isinstance(attempt, Together):
+            self._settle_together(attempt, outcome)
+        elif outcome is not None:
             self._settle(attempt, outcome)
+        elif attempt.completed is None:
+            del self._attempts[attempt.record.id]
         self._pump(lane)
         if lane.wanted or (lane.places is not None and lane.places.room):
             self._wake()
 
-    def _mishap(self, attempt: Attempt, error: Exception) -> Outcome:
-        """Returns what becomes of a job that failed outside of its handler."""
+    def _mishap(self, attempt: Attempt, error: Exception) -> Any:
+        """Returns what becomes of a job that failed outside of its handler; by id of jobs that were called together."""
+        if isinstance(attempt, Together):
+            left = (member for member in attempt.members if member.stop is not Stop.LOST)
+            return {member.record.id: self._mishap(member, error) for member in left}
         record = attempt.record
         _LOGGER.error("job %s (%s) could not be run: %s, see its error", record.id, record.name, type(error).__name__)
         self._hooks.tell("error", error, record)
@@ -238,7 +286,8 @@ class Crew:
 
     def _lost(self, attempt: Attempt, reason: str) -> None:
         """Takes note of a lease that the attempt itself has found lost."""
-        self._tell_lost(attempt.record, reason)
+        for record in attempt.records:
+            self._tell_lost(record, reason)
         if attempt.running:
             self._abandon_later(attempt)
 
@@ -260,9 +309,9 @@ class Crew:
 
     def _abandon(self, attempt: Attempt) -> None:
         """Gives up on a handler that will not stop: its lease lapses and its worker is replaced."""
-        attempt.abandoned = True
+        attempt.abandon()
         self._counts["abandon"] += 1
-        self._leases.drop([attempt.record.id])
+        self._leases.drop(attempt.ids)
         lane = self._lanes[attempt.record.name]
         lane.finish(attempt)
         _LOGGER.error(
@@ -283,6 +332,41 @@ class Crew:
             entry = self._entry(attempt, Flawed(f"its outcome cannot be written: {kind}"))
         self._lanes[attempt.record.name].settling()
         self._settler.add(entry)
+
+    def _settle_together(self, together: Together, outcomes: Mapping[Any, Outcome]) -> None:
+        """Settles the jobs of a call, each by its own outcome; those without one are lost, or have completed."""
+        now = self._store.clock.earliest()
+        called: list[tuple[Record, Outcome]] = []
+        uncalled: list[tuple[Record, Outcome]] = []
+        for member in together.members:
+            outcome = outcomes.get(member.record.id)
+            if outcome is None:
+                self._attempts.pop(member.record.id, None)
+                continue
+            member.ended_at = member.ended_at or now
+            if isinstance(outcome, Released):
+                outcome = replace(outcome, at=member.arrived_at)
+            (uncalled if member.started_at is None else called).append((member.record, outcome))
+        try:
+            entries = self._entries(together, called) + settlements(uncalled, together.task.limits, self._store.clock)
+        except Exception:  # noqa: BLE001 - that of each by itself is dealt with
+            for record, outcome in called + uncalled:
+                self._settle(self._attempts[record.id], outcome)
+            return
+        lane = self._lanes[together.task.name]
+        for entry in entries:
+            lane.settling()
+            self._settler.add(entry)
+
+    def _entries(self, together: Together, outcomes: Iterable[tuple[Record, Outcome]]) -> list[Settlement]:
+        return settlements(
+            outcomes,
+            together.task.limits,
+            self._store.clock,
+            started_at=together.started_at,
+            ended_at=together.ended_at,
+            said=together.context._said if together.context is not None else None,
+        )
 
     def _entry(self, attempt: Attempt, outcome: Outcome) -> Settlement:
         return settlement(

@@ -113,6 +113,24 @@ class Attempt:
         """The jobs of this attempt."""
         return [self.record]
 
+    @property
+    def ids(self) -> Sequence[Any]:
+        """The ids of those jobs."""
+        return [self.record.id]
+
+    @property
+    def whole(self) -> Attempt:
+        """The attempt that calls the handler: this one, unless it shares the call with others."""
+        return self
+
+    def drop(self, attempt: Attempt) -> bool:
+        """Takes an attempt out of a call that has not begun, and returns whether any is left."""
+        return False
+
+    def abandon(self) -> None:
+        """Notes that nobody waits for the handler any more."""
+        self.abandoned = True
+
     def first_end(self, clock: Clock) -> tuple[float, Stop]:
         """Returns in how many seconds the attempt is to end, and why: its timeout from now, or the job's deadline where
         that comes first.
@@ -175,19 +193,29 @@ class Executor:
 
         It returns only when the handler has stopped.
         """
+        model, unread = self.read(attempt)
+        if unread is not None:
+            return unread
+        if attempt.stop is not None:
+            return self.stopped(attempt, None)
+        value, error = await self.call(attempt, self.context(attempt, model, attempt.record))
+        return self.ended(attempt, value, error)
+
+    def read(self, attempt: Attempt) -> tuple[Any, Outcome | None]:
+        """Returns the payload of an attempt's job as its model, or what becomes of the job where it cannot be read."""
         try:
-            model = attempt.task.binding.decode(attempt.record.data, attempt.record.version, self._store.codec)
+            return attempt.task.binding.decode(attempt.record.data, attempt.record.version, self._store.codec), None
         except PayloadSealed as error:
-            return self._left_to_others(attempt.record, error)
+            return None, self._left_to_others(attempt.record, error)
         except Exception as error:  # noqa: BLE001 - an upgrade hook may raise anything; the raw data is kept
             self._tell(attempt, error)
-            return self.conclude(attempt, _invalid(error))
-        if attempt.stop is not None:
-            return self._stopped(attempt, None)
-        clock = self._store.clock
+            return None, self.conclude(attempt, _invalid(error))
+
+    def context(self, attempt: Attempt, model: Any, record: Record) -> Context[Any, Any]:
+        """Returns what the handler of an attempt gets."""
         context: Context[Any, Any] = Context(
             model=model,
-            job=attempt.record,
+            job=record,
             result_type=attempt.task.binding.result,
             store=self._store,
             worker_index=attempt.worker_index,
@@ -195,16 +223,21 @@ class Executor:
         if self.resources is not None:
             context.resources = self.resources
         context._hands, context._attempt = self._hands, attempt
-        attempt.begin(context, clock.earliest(), self._interrupt(attempt))
+        return context
+
+    async def call(self, attempt: Attempt, context: Context[Any, Any]) -> tuple[Any, BaseException | None]:
+        """Calls the handler, and once it has stopped returns what it returned, and what it raised."""
+        attempt.begin(context, self._store.clock.earliest(), self._interrupt(attempt))
         if self._hooks.started:
-            self._hooks.tell("started", attempt.record)
-        ended_by: BaseException | None = None
-        value: Any = None
+            for record in context.jobs:
+                self._hooks.tell("started", record)
+        value, ended_by = None, None
         try:
             value = await self._handle(attempt, context)
         except BaseException as error:  # noqa: BLE001 - SystemExit from a handler is the job's failure, not the pool's end
             ended_by = error
-        return self._ended(attempt, value, ended_by, clock)
+        attempt.end(self._store.clock.earliest())
+        return value, ended_by
 
     async def close(self) -> None:
         """Ends the processes, and the threads that are idle."""
@@ -229,8 +262,10 @@ class Executor:
         heard = partial(self._heard, attempt)
         return await self._processes.call(attempt, handler, context, attempt.task.limits, heard)
 
-    def _ended(self, attempt: Attempt, value: Any, error: BaseException | None, clock: Clock) -> Outcome | None:
-        attempt.end(clock.earliest())
+    def ended(self, attempt: Attempt, value: Any, error: BaseException | None) -> Outcome | None:
+        """Returns what becomes of the job of an attempt whose handler has stopped; None where its lease is lost, or its
+        transaction has completed it.
+        """
         if self._hooks.error:
             self._tell(attempt, error)
         context = attempt.context
@@ -242,7 +277,7 @@ class Executor:
         if attempt.stop is not None:
             _forget_cancellation()
             if error is not None or attempt.stop in FINAL_STOPS:
-                return self._stopped(attempt, error)
+                return self.stopped(attempt, error)
         if error is not None:
             return self.conclude(attempt, _judged(attempt, error))
         value = context._result if value is None else value
@@ -283,7 +318,7 @@ class Executor:
             return fault(error, attempt.record, attempt.task.limits)
         return replace(outcome, data=data, version=binding.version)
 
-    def _stopped(self, attempt: Attempt, error: BaseException | None) -> Outcome | None:
+    def stopped(self, attempt: Attempt, error: BaseException | None) -> Outcome | None:
         """Returns what becomes of a job whose handler was told to stop; None where its lease is lost."""
         return None if attempt.stop is Stop.LOST else self.conclude(attempt, _stopped(attempt, error))
 

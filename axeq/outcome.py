@@ -109,9 +109,10 @@ class Snoozed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Given back untouched, due now."""
+    """Given back untouched, due now, or since `at`: a member of a group keeps its place in it."""
 
     reason: str = ""
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

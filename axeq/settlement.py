@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -28,11 +28,14 @@ __all__ = [
     "patiently",
     "settle",
     "settlement",
+    "settlements",
 ]
 
 T = TypeVar("T")
 
 _DEQUEUED = State.DEQUEUED.value
+_RESENT = 60.0
+"""Seconds from its enqueue for which a job is kept at the least."""
 _MANY_ALIKE = 8
 """From how many on outcomes that are alike are a write of their own."""
 _COMPLETION_UNSETS: Document = {"available_at": "", "cancel": "", "error": ""}
@@ -118,10 +121,7 @@ def settlement(
     """Returns the write that carries out `outcome`, with what the handler `said` last. The clock must have been
     measured.
     """
-    times = {"started_at": started_at, "ended_at": ended_at}
-    stamped = {key: value for key, value in times.items() if value is not None}
-    if said:
-        stamped.update(said)
+    stamped = _stamped(started_at, ended_at, said)
     update = _UPDATES[type(outcome)](record, outcome, limits, clock, stamped)
     instead = alike = None
     if isinstance(outcome, Completed) and update["$unset"] is not _COMPLETION_UNSETS:
@@ -131,6 +131,44 @@ def settlement(
     elif not isinstance(outcome, Completed | Cancelled | Flawed):
         instead = partial(_cancel_asked, record, limits, clock, stamped)
     return Settlement(record.id, record.token, _VERBS[type(outcome)], update, instead, alike)
+
+
+def settlements(
+    outcomes: Iterable[tuple[Record, Outcome]],
+    limits: Limits,
+    clock: Clock,
+    *,
+    started_at: datetime | None = None,
+    ended_at: datetime | None = None,
+    said: Document | None = None,
+) -> list[Settlement]:
+    """Returns the writes for jobs that were handled together, under one token: those that are alike go as one."""
+    entries: list[Settlement] = []
+    shared: dict[Hashable, Settlement] = {}
+    stamped = _stamped(started_at, ended_at, said)
+    for record, outcome in outcomes:
+        terms = _terms(record, outcome, limits)
+        first = shared.get(terms)
+        if first is None:
+            first = settlement(record, outcome, limits, clock, started_at=started_at, ended_at=ended_at, said=said)
+            shared[terms] = first = replace(first, alike=(record.token, started_at, terms))
+            entries.append(first)
+        else:
+            instead = partial(_cancel_asked, record, limits, clock, stamped) if first.instead is not None else None
+            entries.append(replace(first, id=record.id, instead=instead))
+    return entries
+
+
+def _terms(record: Record, outcome: Outcome, limits: Limits) -> Hashable:
+    """Returns what an update depends on: for equal ones it is the same. The outcomes must outlive the terms."""
+    created_at = record.created_at if min(limits.retention, limits.cancelled_retention) < _RESENT else None
+    reported = tuple(field in record.document for field in ("progress", "result", "checkpoint"))
+    return id(outcome), record.attempts, record.lost > 1, record.retention, created_at, reported
+
+
+def _stamped(started_at: datetime | None, ended_at: datetime | None, said: Document | None) -> Document:
+    times = {"started_at": started_at, "ended_at": ended_at}
+    return {key: value for key, value in times.items() if value is not None} | (said or {})
 
 
 def settle(batch: Sequence[Settlement], clock: Clock) -> Op[Settled]:
@@ -345,7 +383,7 @@ def _release(record: Record, outcome: Released, limits: Limits, clock: Clock, st
     taken = {"lost": -1} if record.lost > 1 else {"lost": -1, "attempts": -1}
     said = {key: stamped[key] for key in _SAID if key in stamped}
     return {
-        "$set": {**said, "state": State.ENQUEUED.value, "available_at": clock.earliest()},
+        "$set": {**said, "state": State.ENQUEUED.value, "available_at": outcome.at or clock.earliest()},
         "$inc": taken,
         **logged(record, "release", clock, outcome.reason, worker=record.worker),
     }
@@ -383,7 +421,7 @@ def expiry(record: Record, now: datetime, retention: float) -> datetime:
     """
     if record.retention is not None:
         return now + timedelta(seconds=record.retention)
-    return max(now + timedelta(seconds=retention), record.created_at + timedelta(seconds=60))
+    return max(now + timedelta(seconds=retention), record.created_at + timedelta(seconds=_RESENT))
 
 
 def logged(

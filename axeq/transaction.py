@@ -33,13 +33,13 @@ class Ending(Enum):
 
 
 def opened(held: Sequence[Held], clock: Clock, *, lease: float) -> SharedOp[Holding]:
-    """Extends the jobs of an attempt for as long as the transaction may take and begins it, unless a claim is lost or
-    somebody asked to cancel. `lease` is in seconds.
+    """Extends the jobs of an attempt for as long as the transaction may take and begins it, unless each is lost or
+    somebody asked to cancel it. `lease` is in seconds.
 
     Nothing may write a job from here until the end: it would come after the snapshot, and so undo everything.
     """
     holding = yield from extend(held, clock, lease=LIMIT + lease)
-    if not holding.lost and not holding.cancelled:
+    if len(holding.lost) + len(holding.cancelled) < len(held):
         yield Begin()
     return holding
 

@@ -64,6 +64,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "lifespan",
         "processes",
         "executor",
+        "together",
         "desk",
         "pace",
         "lane",
