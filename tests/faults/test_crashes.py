@@ -271,7 +271,7 @@ _OUTCOMES: list[Outcome] = [
     Completed(result=1),
     Failed(failure("ValueError", "late")),
     Cancelled(Cause.HANDLER, "late"),
-    Snoozed(delay=0),
+    Snoozed(delay=0, data={"number": -1}, version=1),
     Released("late"),
 ]
 
