@@ -76,9 +76,9 @@ class Store:
         self._given: Any
         self._given, found = _environment_target() if target is None else (target, _found(target))
         name = database or _named(found, given=target is not None)
-        collection = collection or setting("AXEQ_COLLECTION", "jobs")
+        jobs = collection or setting("AXEQ_COLLECTION", "jobs")
         deadline = duration(timeout, "timeout", "AXEQ_TIMEOUT", 10.0, zero=False)
-        self.place = Place(name, collection, found.host, deadline, min(found.selection, deadline))
+        self.place = Place(name, jobs, found.host, deadline, min(found.selection, deadline))
         self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Sequence[Document]], None]] = []

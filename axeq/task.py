@@ -311,8 +311,8 @@ def _check_context(handler: Any, binding: Binding[Any, Any], annotation: Any) ->
             f"{_named(handler)} takes a {_shown(annotation)}; it is given a Context[{binding.model.__name__}, ...]"
         )
     arguments = typing.get_args(annotation)
-    bound = arguments[0] if arguments else Any  # which is a type itself
-    if bound is not Any and isinstance(bound, type) and not issubclass(binding.model, bound):
+    bound: object = arguments[0] if arguments else None
+    if isinstance(bound, type) and bound is not Any and not issubclass(binding.model, bound):
         raise HandlerInvalid(
             f"{_named(handler)} takes a Context of {_shown(arguments[0])}, but is bound to {binding.model.__name__}"
         )

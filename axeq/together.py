@@ -140,7 +140,8 @@ def _outcomes(
 ) -> dict[Any, Outcome]:
     """Returns what one end of the handler makes of each job.
 
-    Jobs with equally many attempts share an outcome, and with it a delay: they come back together.
+    Jobs with equally many attempts and the same deadline share an outcome, and with it a delay: they come back
+    together.
     """
     shared: dict[Any, Outcome | None] = {}
     outcomes: dict[Any, Outcome] = {}
@@ -149,7 +150,7 @@ def _outcomes(
         called, counted = member.started_at is not None, (member.record.attempts, member.record.max_attempts)
         if called and first is None:
             first = counted
-        terms = (counted, member.stop, member.reason, called)
+        terms = (counted, member.record.deadline, member.stop, member.reason, called)
         if terms not in shared:
             own = error if counted == first else _undecided(error)
             shared[terms] = executor.ended(member, value, own) if called else executor.stopped(member, None)

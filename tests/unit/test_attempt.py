@@ -11,9 +11,12 @@ import pytest
 import axeq
 from axeq.backoff import never
 from axeq.executor import Attempt, Executor, Stop
+from axeq.hands import Hands
+from axeq.hooks import Hooks
 from axeq.outcome import Cancelled, Failed, Outcome, Snoozed
 from axeq.record import failure
 from axeq.states import Cause
+from axeq.together import Member, Together, execute_together
 
 from .playing import DOUBT, NOW, ScriptedClock, held_record
 
@@ -30,11 +33,14 @@ def attempt(fields: dict[str, Any] | None = None, **options: Any) -> Attempt:
     return Attempt(held_record(name="page", **(fields or {})), axeq.Task(Page, handler, **options))
 
 
-def concluded(one: Attempt, outcome: Outcome) -> Outcome:
+def executor() -> Executor:
     store = axeq.Store("mongodb://localhost/shop")
     store.clock = ScriptedClock()
-    unused: Any = None
-    return Executor(store, unused, unused, unused).conclude(one, outcome)
+    return Executor(store, Hooks(), Hands(), lambda *_: None)
+
+
+def concluded(one: Attempt, outcome: Outcome) -> Outcome:
+    return executor().conclude(one, outcome)
 
 
 # Its end
@@ -106,6 +112,19 @@ def test_a_job_that_would_come_again_after_its_deadline_is_judged_by_the_upper_b
     assert isinstance(first, Cancelled)
     assert first.cause is Cause.EXPIRED
     assert second == again
+
+
+async def test_jobs_of_one_call_end_by_their_own_deadlines() -> None:
+    async def fail(ctx: axeq.Context[Page, Any]) -> Any:
+        raise ValueError("broken")
+
+    task = axeq.Task(Page, fail, min_delay=60)
+    deadlines = [NOW + timedelta(seconds=30), None, NOW + timedelta(seconds=90)]
+    members = [Member(held_record(name="page", deadline=deadline), task, NOW) for deadline in deadlines]
+
+    outcomes = await execute_together(executor(), Together(members))
+
+    assert [type(outcomes[member.record.id]) for member in members] == [Cancelled, Failed, Failed]
 
 
 @pytest.mark.parametrize(
