@@ -36,7 +36,7 @@ class Crew:
     """Runs claimed jobs in the lanes' workers and hands their outcomes to the settler.
 
     `lease` is in seconds. `wake` is called when a worker may want more jobs, `freed` when a job may be claimed
-    here again that could not. `counts` adds up claims, outcomes
+    here again that could not, `decided` with each outcome before it is written. `counts` adds up claims, outcomes
     by verb, lost leases and abandoned handlers. `hooks` are told of each job.
     """
 
@@ -51,6 +51,7 @@ class Crew:
         hooks: Hooks,
         wake: Callable[[], None],
         freed: Callable[[], None],
+        decided: Callable[[Record, Outcome], None] | None = None,
     ) -> None:
         self._store = store
         self._lanes = lanes
@@ -60,6 +61,7 @@ class Crew:
         self._hooks = hooks
         self._wake = wake
         self._freed = freed
+        self._decided = decided
         self._desk = Desk(store, leases, lease=lease, lost=self._lost, moved=self._moved)
         self._executor = Executor(store, hooks, self._desk, self._desk.heard)
         self._notices = Notices(store, hooks, self._executor.threads)
@@ -77,6 +79,11 @@ class Crew:
     def ids(self) -> Collection[Any]:
         """The jobs that must not be claimed again here: held ones, and those whose abandoned handler still runs."""
         return self._attempts.keys()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is under way whose handler has not been abandoned."""
+        return any(not attempt.abandoned for attempt in self._attempts.values())
 
     @property
     def watches_suspect(self) -> bool:
@@ -324,6 +331,8 @@ class Crew:
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         attempt.ended_at = attempt.ended_at or self._store.clock.earliest()
+        if self._decided is not None:
+            self._decided(attempt.record, outcome)
         try:
             entry = self._entry(attempt, outcome)
         except Exception as error:  # noqa: BLE001 - to run it again would end in the same way
@@ -347,6 +356,8 @@ class Crew:
             if isinstance(outcome, Released):
                 outcome = replace(outcome, at=member.arrived_at)
             (uncalled if member.started_at is None else called).append((member.record, outcome))
+            if self._decided is not None:
+                self._decided(member.record, outcome)
         try:
             entries = self._entries(together, called) + settlements(uncalled, together.task.limits, self._store.clock)
         except Exception:  # noqa: BLE001 - that of each by itself is dealt with

@@ -72,6 +72,15 @@ class Hooks:
             pass  # a function of C that does not say what it takes
         getattr(self, moment).append(function)
 
+    def with_also(self, **functions: Callable[..., Any]) -> Hooks:
+        """Returns hooks that tell these, and one more function of each moment named."""
+        more = Hooks()
+        for moment in _SAYS:
+            getattr(more, moment).extend(getattr(self, moment))
+        for moment, function in functions.items():
+            getattr(more, moment).append(function)
+        return more
+
     def tell(self, moment: Moment, *what: Any) -> None:
         """Calls the functions of a moment, on the running loop; what is async goes on beside it."""
         for function in getattr(self, moment):

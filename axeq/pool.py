@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -14,6 +15,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 from axeq.errors import AlreadyRunning, ConfigurationError, TaskExists
 from axeq.hooks import Hook, Moment
 from axeq.model import M, Payload, R
+from axeq.oneshot import OneShot
 from axeq.plan import PoolOptions, planned
 from axeq.shift import Shift
 from axeq.store import Store
@@ -71,7 +73,7 @@ class Pool:
         self._hooks = self._plan.hooks
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._running = threading.Lock()
-        self._shift: Shift | None = None
+        self._shift: Shift | OneShot | None = None
         self._stopping = threading.Lock()
         self._stop_asked = False
 
@@ -145,6 +147,34 @@ class Pool:
         """
         asyncio.run(self._run())
 
+    def work_one(self) -> bool:
+        """Runs one due job, the first in order over all tasks, and returns whether there was one.
+
+        Blocks until its outcome is stored. Limits, leases, pauses and hooks are as in `run`; like `run`, it cannot be
+        called while the pool runs. It neither waits for jobs nor enqueues those of periodic tasks. A job that can no
+        longer be run is ended as a pool does. Raises `StoreError` where the server cannot be used.
+        """
+        return _blocking("work_one", lambda: self._alone(self.awork_one))
+
+    def drain(self) -> int:
+        """Runs all that is due, and what handlers enqueue for now meanwhile, then returns how many attempts it took.
+
+        Blocks. A job that fails and is to be tried again later, or is snoozed, stays for the next time, however short
+        its delay; any other that falls due within half a second counts as due. Otherwise as `work_one`.
+        """
+        return _blocking("drain", lambda: self._alone(self.adrain))
+
+    async def awork_one(self) -> bool:
+        """As `work_one`, on the running loop."""
+        async with self._once() as turn:
+            return await turn.run(most=1) > 0
+
+    async def adrain(self) -> int:
+        """As `drain`, on the running loop."""
+        async with self._once() as turn:
+            await turn.run()
+        return turn.attempts
+
     def stop(self) -> None:
         """Has the pool end: it stops claiming, lets handlers finish for `drain`, and gives the rest back.
 
@@ -155,13 +185,16 @@ class Pool:
             if self._shift is not None:
                 self._shift.ask_to_end()
 
-    async def __aenter__(self) -> Self:
+    def _check(self) -> None:
         if not self._tasks:
             raise ConfigurationError("the pool has no tasks: add one with @pool.task(Model)")
         if any(task.executor == "process" for task in self.tasks) and not self.store.portable:
             raise ConfigurationError(
                 "executor='process' needs a store made from a URI, which can go to another process"
             )
+
+    async def __aenter__(self) -> Self:
+        self._check()
         if not self._running.acquire(blocking=False):
             raise AlreadyRunning("the pool is running already")
         try:
@@ -181,7 +214,7 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shift = self._shift
-        assert shift is not None
+        assert isinstance(shift, Shift)
         try:
             self.ready.clear()
             await shift.end()
@@ -191,18 +224,57 @@ class Pool:
                 self._stop_asked = False
             self._running.release()
 
+    @asynccontextmanager
+    async def _once(self) -> AsyncIterator[OneShot]:
+        self._check()
+        if not self._running.acquire(blocking=False):
+            raise AlreadyRunning("the pool is running already")
+        try:
+            with self._stopping:
+                self._shift = turn = OneShot(replace(self._plan, tasks=self.tasks))
+                if self._stop_asked:
+                    turn.ask_to_end()
+            async with turn:
+                yield turn
+        finally:
+            with self._stopping:
+                self._shift = None
+                self._stop_asked = False
+            self._running.release()
+
+    async def _alone(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Does `work` on a loop of its own, which signals end."""
+        try:
+            with _signals(self._signalled):
+                return await work()
+        finally:
+            await self.store.leave_loop()
+
+    def _signalled(self) -> None:
+        if self._shift is not None:
+            self._shift.signalled()
+
     async def _run(self) -> None:
         try:
             async with self:
-                assert self._shift is not None
-                with _signals(self._shift.signalled):
-                    await self._shift.asked_to_end()
-                    await self._shift.end()
+                shift = self._shift
+                assert isinstance(shift, Shift)
+                with _signals(shift.signalled):
+                    await shift.asked_to_end()
+                    await shift.end()
         finally:
             await self.store.leave_loop()
 
     def __repr__(self) -> str:
         return f"<Pool {self.worker} of {', '.join(self.queues)}: {', '.join(self._tasks) or 'no tasks'}>"
+
+
+def _blocking(verb: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    raise ConfigurationError(f"{verb}() would block the running loop: use `await pool.a{verb}()`")
 
 
 class _signals:  # noqa: N801 - used as a statement

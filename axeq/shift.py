@@ -21,12 +21,15 @@ from axeq.lane import Lane, Places
 from axeq.leases import Leases
 from axeq.lifecycle import Holding
 from axeq.lifespan import Lifespan
+from axeq.outcome import Outcome
 from axeq.plan import Plan
+from axeq.record import Record
 from axeq.source import Source
+from axeq.store import Store
 from axeq.ticker import Ticker
 from axeq.workers import Serving
 
-__all__ = ["Shift"]
+__all__ = ["Shift", "create_indexes", "crew_of"]
 
 _LOGGER = logging.getLogger("axeq.pool")
 _CONTROLS_EVERY = 5.0
@@ -35,7 +38,13 @@ _UNKNOWN_CAP = 1000
 
 
 def crew_of(
-    plan: Plan, lanes: Mapping[str, Lane], leases: Leases, *, wake: Callable[[], None], freed: Callable[[], None]
+    plan: Plan,
+    lanes: Mapping[str, Lane],
+    leases: Leases,
+    *,
+    wake: Callable[[], None],
+    freed: Callable[[], None],
+    decided: Callable[[Record, Outcome], None] | None = None,
 ) -> Crew:
     """Returns the crew for a plan's tasks."""
     return Crew(
@@ -47,7 +56,20 @@ def crew_of(
         hooks=plan.hooks,
         wake=wake,
         freed=freed,
+        decided=decided,
     )
+
+
+async def create_indexes(store: Store) -> None:
+    """Creates the indexes that are missing; where it may not, the log says who should."""
+    try:
+        await store.arun(indexes.ensure())
+    except AccessDenied as error:
+        _LOGGER.warning("indexes not created, run `axeq indexes ensure` as somebody who may: %s", error)
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        _LOGGER.warning("indexes not created, see `axeq indexes ensure`: %s", error)
 
 
 class Shift:
@@ -105,7 +127,7 @@ class Shift:
 
     async def start(self) -> None:
         await self._store.acapabilities()
-        await self._create_indexes()
+        await create_indexes(self._store)
         await self._read_controls()
         if self._lifespan is not None:
             self._crew.share(await self._lifespan.enter())
@@ -196,16 +218,6 @@ class Shift:
     def _report(self, holding: Holding) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._crew.heard, holding)
-
-    async def _create_indexes(self) -> None:
-        try:
-            await self._store.arun(indexes.ensure())
-        except AccessDenied as error:
-            _LOGGER.warning("indexes not created, run `axeq indexes ensure` as somebody who may: %s", error)
-        except StoreUnavailable:
-            raise
-        except StoreError as error:
-            _LOGGER.warning("indexes not created, see `axeq indexes ensure`: %s", error)
 
     async def _read_controls(self) -> None:
         for queue, paused in (await self._store.arun(manage.paused(list(self._sources)))).items():

@@ -75,6 +75,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ticker",
         "plan",
         "shift",
+        "oneshot",
         "pool",
     ),
     "edges": ("keeper", "measure", "screen", "demo", "cli"),
