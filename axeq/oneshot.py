@@ -215,7 +215,7 @@ class OneShot:
 
 
 class _Basket:
-    """What a claim is to take: no more than the lanes want, and of jobs that have lost a lease no more than are free."""
+    """What a claim takes: no more than the lanes want, and of jobs that have lost a lease no more than are free."""
 
     def __init__(self, lanes: Mapping[str, Lane], places: Places | None, room: int | None, *, suspect: bool) -> None:
         self.alone: list[Candidate] = []
