@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Unpack, overload
 
-from axeq import enqueue as rules
-from axeq import indexes, manage, waiting
+from axeq import batch, indexes, manage, waiting
 from axeq.callback import AsyncBuild, AsyncCallback, AsyncWhen, SessionOf
 from axeq.duration import Duration, seconds
+from axeq.enqueue import Draft
 from axeq.errors import AxeqError
 from axeq.handle import AsyncJob, identities
 from axeq.manage import Cancellation
 from axeq.model import M, Payload, R, bind
-from axeq.options import BatchOptions, EnqueueOptions, checked, payload_values, task_name, wanted
+from axeq.options import BatchOptions, EnqueueOptions, payload_values, task_name, wanted
 from axeq.queue import Face
 from axeq.record import identity
 from axeq.states import State
@@ -45,23 +45,22 @@ class AsyncQueue(Face):
 
         `session` is a pymongo `AsyncClientSession`, or Motor's.
         """
-        session = options.pop("session", None)
-        binding = bind(type(payload), name=name)
-        draft = self._draft(binding, payload, checked("enqueue", options))
-        if draft.label is not None:
-            await self._ready_labels()
-        clock = self.store.clock
+        draft, binding, session = self._drafted(payload, name, options)
+        if draft.label is not None or draft.isolation is not None:
+            await self._secure([draft])
+        able = draft.isolation is not None and session is None and (await self.store.acapabilities()).transactions
+        rule = self._placing(draft, joined=session is not None, transactions=able)
+        stored = await self.store.arun(rule, session=session)
         if session is None:
-            document = await self.store.arun(rules.insert(draft, clock))
-            self.store.announce([document])
-        else:
-            (document,) = await self.store.arun(rules.insert_joined([draft], clock), session=session)
-        return AsyncJob(document, self.store, binding)
+            self._announce([stored])
+        return AsyncJob(stored.document, self.store, binding, created=stored.created)
 
     @overload
     async def enqueue_many(
         self,
         payloads: Iterable[Payload[M, R]],
+        *,
+        label: Callable[[M], str | None] | None = None,
         **options: Unpack[BatchOptions],
     ) -> list[AsyncJob[M, R]]: ...
     @overload
@@ -70,23 +69,40 @@ class AsyncQueue(Face):
         payloads: Iterable[M],
         *,
         name: str,
+        label: Callable[[M], str | None] | None = None,
         **options: Unpack[BatchOptions],
     ) -> list[AsyncJob[M, Any]]: ...
     async def enqueue_many(
-        self, payloads: Iterable[Any], *, name: str | None = None, **options: Unpack[BatchOptions]
+        self,
+        payloads: Iterable[Any],
+        *,
+        name: str | None = None,
+        label: Callable[[Any], str | None] | None = None,
+        **options: Unpack[BatchOptions],
     ) -> list[AsyncJob[Any, Any]]:
         """Stores many jobs in one command and returns their handles, in order; otherwise as
         `Queue.enqueue_many`.
         """
-        session = options.pop("session", None)
-        drafts, bindings = self._drafts(payloads, name, options)
+        drafts, bindings, session = self._all_drafted(payloads, name, options, label)
         if not drafts:
             return []
-        rule = rules.insert_many if session is None else rules.insert_joined
-        documents = await self.store.arun(rule(drafts, self.store.clock), session=session)
-        if session is None:
+        joined, labels = session is not None, any(draft.label is not None for draft in drafts)
+        if not (joined or labels):
+            documents = await self.store.arun(batch.insert_many(drafts, self.store.clock))
             self.store.announce(documents)
-        return [AsyncJob(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
+            return [
+                AsyncJob(each, self.store, binding, created=True)
+                for each, binding in zip(documents, bindings, strict=True)
+            ]
+        await self._secure(drafts)
+        able = joined or (await self.store.acapabilities()).transactions
+        stored = await self.store.arun(self._placing_many(drafts, joined=joined, transactions=able), session=session)
+        if not joined:
+            self._announce(stored)
+        return [
+            AsyncJob(each.document, self.store, binding, created=each.created)
+            for each, binding in zip(stored, bindings, strict=True)
+        ]
 
     def callback(
         self,
@@ -110,6 +126,10 @@ class AsyncQueue(Face):
         return AsyncJob(
             (await self.store.arun(manage.get(identity(id)))).document, self.store, bind(model) if model else None
         )
+
+    async def exists(self, id: Any) -> bool:
+        """Returns whether there is a job of that id, live or ended."""
+        return await self.store.arun(manage.exists(identity(id)))
 
     async def find(
         self,
@@ -217,7 +237,7 @@ class AsyncQueue(Face):
         """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
         return await self.store.arun(indexes.ensure())
 
-    async def _ready_labels(self) -> None:
-        if not self._labels_ready:
-            await self.store.arun(indexes.secure("label", self.store.place))
-            self._labels_ready = True
+    async def _secure(self, drafts: list[Draft]) -> None:
+        for index in self._unsecured(drafts):
+            await self.store.arun(indexes.secure(index, self.store.place))
+            self._secured.add(index)

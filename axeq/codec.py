@@ -56,7 +56,7 @@ from pydantic import BaseModel
 
 from axeq.errors import PayloadInvalid, PayloadSealed
 
-__all__ = ["CODEC_OPTIONS", "SEALED", "Codec", "is_sealed", "opened", "plain", "seal", "size"]
+__all__ = ["CODEC_OPTIONS", "SEALED", "Codec", "fingerprint", "is_sealed", "opened", "plain", "seal", "size"]
 
 SEALED = 0xAE
 """The binary subtype of what a codec has encoded: one of those that BSON leaves to users (0x80 to 0xFF)."""
@@ -139,6 +139,21 @@ def size(document: Mapping[str, Any], *, root: str) -> int:
         return len(bson.encode(document, codec_options=CODEC_OPTIONS))
     except (BSONError, UnicodeEncodeError, OverflowError) as error:
         raise _unwritable(error, document, root) from None
+
+
+def fingerprint(data: Any) -> str:
+    """Returns a text that is the same for equal values, plain already, and for no others: a hash of their BSON."""
+    import hashlib  # only who asks for it pays
+
+    written = bson.encode({"value": _in_order(data)}, codec_options=CODEC_OPTIONS)
+    return hashlib.sha256(written).hexdigest()
+
+
+def _in_order(value: Any) -> Any:
+    """Returns `value` with the fields of its documents in one order, for equal mappings may have several."""
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    return [_in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def seal(value: Any, codec: Codec, *, root: str) -> Binary:

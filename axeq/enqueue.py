@@ -1,11 +1,11 @@
-"""The enqueue: one job or many, retried safely, in the caller's transaction where there is one."""
+"""The enqueue of one job: stored once or an honest error, and what a label that is taken makes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from bson.objectid import ObjectId
 
@@ -15,7 +15,24 @@ from axeq.record import Document
 from axeq.states import State
 from axeq.wire import JOBS, Call, Find, Op, Sleep
 
-__all__ = ["PATIENCE", "Draft", "insert", "insert_joined", "insert_many"]
+__all__ = [
+    "PATIENCE",
+    "Conflict",
+    "Draft",
+    "Stored",
+    "holder_of",
+    "in_the_way",
+    "insert",
+    "labelled",
+    "own",
+    "repeatable",
+    "repeated",
+]
+
+T = TypeVar("T")
+
+Conflict = Literal["raise", "ignore", "replace"]
+"""What an enqueue does where a live job has its label: raise, leave that job as it is, or change it in place."""
 
 PATIENCE = 30.0
 """For how many seconds an unanswered write is sent again. An election takes about 12 s (MongoDB manual, Replica
@@ -23,12 +40,16 @@ Set Elections).
 """
 
 _KEPT_LONG_ENOUGH = 60.0
+_MOST_ROUNDS = 1000
+"""How often what stands in the way of an enqueue may have gone by the time that it is looked at."""
 _ENQUEUED = State.ENQUEUED.value
 
 
 @dataclass(slots=True)
 class Draft:
-    """A job to be. `id` is None for a new one; durations are in seconds."""
+    """A job to be. `id` is None for a new one; durations are in seconds. `on_conflict` and `isolation` say on what
+    terms it is enqueued, and are not stored.
+    """
 
     name: str
     version: int
@@ -44,6 +65,8 @@ class Draft:
     max_attempts: int | None = None
     timeout: float | None = None
     retention: float | None = None
+    on_conflict: Conflict = "raise"
+    isolation: float | None = None
 
     def document(self, clock: Clock, now: datetime) -> Document:
         """Returns the job as it is stored, due by the server's clock; `now` is that clock's lower bound."""
@@ -82,121 +105,120 @@ class Draft:
         return now  # at once: nothing is promised to wait, so the lower bound lets it start sooner
 
 
-def insert(draft: Draft, clock: Clock) -> Op[Document]:
-    """Stores one job and returns its document, or the one that has its id already.
+@dataclass(slots=True)
+class Stored:
+    """What an enqueue led to: the job as it is stored, and whether this enqueue `created` it."""
+
+    document: Document
+    created: bool = True
+
+
+def insert(draft: Draft, clock: Clock) -> Op[Stored]:
+    """Stores one job and returns it, or the one that has its id already, or, where conflicts are to be ignored, the
+    live one that has its label.
 
     An unanswered insert is sent again with the same id for `PATIENCE` seconds.
     Raises `LabelTaken`; `StoreUnavailable` where nothing can have been stored; `EnqueueUnknown` otherwise.
     """
     document = draft.document(clock, clock.earliest())
-    unanswered = False
+    ignoring = draft.on_conflict == "ignore"
+
+    def attempt(unanswered: bool) -> Op[Stored | None]:
+        return _inserted(document, unanswered, ignoring)
+
+    return (yield from repeated([document["_id"]], clock, attempt, again=repeatable([document])))
+
+
+def repeated(ids: Sequence[Any], clock: Clock, attempt: Callable[[bool], Op[T | None]], *, again: bool) -> Op[T]:
+    """Makes attempts at an enqueue of `ids` until one has an answer, and returns that.
+
+    Each attempt learns whether one before it may have been carried out without an answer. `again` says whether such
+    a one may be repeated. Raises `StoreUnavailable` after `PATIENCE` seconds where nothing can have been stored,
+    `EnqueueUnknown` otherwise.
+    """
+    unanswered, rounds = False, 0
     deadline = clock.monotonic() + PATIENCE
     for pause in _pauses():
         try:
-            stored = yield from _inserted(document, unanswered)
-        except StoreUnavailable as error:  # of the insert, or of the look-up after one
-            unanswered = unanswered or error.sent
-            yield from _wait_or_give_up([document], clock, deadline, pause, error, unanswered)
-        else:
-            if stored is not None:
-                return stored
-    raise AssertionError("pauses have no end")
-
-
-def insert_many(drafts: Sequence[Draft], clock: Clock) -> Op[list[Document]]:
-    """Stores jobs without labels in one command and returns their documents; retried as `insert` is."""
-    now = clock.earliest()
-    documents = [draft.document(clock, now) for draft in drafts]
-    unanswered = False
-    deadline = clock.monotonic() + PATIENCE
-    for pause in _pauses():
-        try:
-            yield Call(JOBS, "insert_many", (documents,), {"ordered": False})
-        except DuplicateKey:
-            return documents  # their ids are new, so an unanswered try stored those before
+            answer = yield from attempt(unanswered)
         except StoreUnavailable as error:
             unanswered = unanswered or error.sent
-            yield from _wait_or_give_up(documents, clock, deadline, pause, error, unanswered)
-        else:
-            return documents
+            if clock.monotonic() + pause < deadline and (again or not unanswered):
+                yield Sleep(pause)
+                continue
+            if unanswered:
+                raise EnqueueUnknown(ids, error) from None
+            raise
+        if answer is not None:
+            return answer
+        rounds += 1
+        if rounds == _MOST_ROUNDS:
+            raise DuplicateKey  # of an index that axeq does not know, for no job of its own stands in the way
     raise AssertionError("pauses have no end")
 
 
-def insert_joined(drafts: Sequence[Draft], clock: Clock) -> Op[list[Document]]:
-    """Stores jobs inside the caller's transaction, which alone decides whether they exist.
-
-    A label is looked up first, for a duplicate key would abort the transaction; one taken in between is raised
-    as such.
+def repeatable(documents: Sequence[Document]) -> bool:
+    """Whether an enqueue that was not answered may be sent again: a job that is kept for less than a minute may have
+    come, run and gone, and would run twice.
     """
-    now = clock.earliest()
-    documents = [draft.document(clock, now) for draft in drafts]
-    for document in documents:
-        if "label" in document:
-            yield from _refuse_taken(document)
-    try:
-        if documents:
-            yield Call(JOBS, "insert_many", (documents,))
-    except DuplicateKey as error:
-        refused = documents[error.positions[0]]
-        raise LabelTaken(refused["name"], str(refused.get("label", refused["_id"])), aborted=True) from None
-    return documents
+    return all(document.get("retention", _KEPT_LONG_ENOUGH) >= _KEPT_LONG_ENOUGH for document in documents)
 
 
-def _pauses() -> Any:
+def own(document: Document, unanswered: bool) -> Op[Stored | None]:
+    """Returns the job that has the document's id, None where there is none."""
+    found = yield Find(JOBS, {"_id": document["_id"]}, limit=1)
+    if not found:
+        return None
+    # An id that the caller chose may have been there before; one that came of a lost try has its moment.
+    created = unanswered and found[0].get("created_at") == document["created_at"]
+    return Stored(found[0], created)
+
+
+def holder_of(document: Document, *, whole: bool) -> Op[Document | None]:
+    """Returns the live job that has the document's label, `whole` or its id alone; None where there is none."""
+    live = {"name": document["name"], "label": document["label"], "available_at": {"$exists": True}}
+    found = yield Find(JOBS, live, None if whole else {"_id": 1}, limit=1)
+    return found[0] if found else None
+
+
+def _pauses() -> Iterator[float]:
     pause = 0.05
     while True:
         yield pause
         pause = min(pause * 2, 2.0)
 
 
-def _wait_or_give_up(
-    documents: Sequence[Document],
-    clock: Clock,
-    deadline: float,
-    pause: float,
-    error: StoreUnavailable,
-    unanswered: bool,
-) -> Op[None]:
-    # A job that is kept for less than a minute may have come, run and gone: sending it again could run it twice.
-    repeatable = all(document.get("retention", _KEPT_LONG_ENOUGH) >= _KEPT_LONG_ENOUGH for document in documents)
-    if clock.monotonic() + pause < deadline and (repeatable or not unanswered):
-        yield Sleep(pause)
-        return
-    if unanswered:
-        raise EnqueueUnknown([document["_id"] for document in documents], error) from None
-    raise error
-
-
-def _inserted(document: Document, unanswered: bool) -> Op[Document | None]:
-    """Sends an insert once and returns what is stored under its id; None where what stood in its way has gone."""
+def _inserted(document: Document, unanswered: bool, ignoring: bool) -> Op[Stored | None]:
+    """Sends an insert once and returns what is stored under its id, or in its place; None where what stood in its
+    way has gone.
+    """
     try:
         yield Call(JOBS, "insert_one", (document,))
     except DuplicateKey as error:
-        stored = yield from _stored_or_taken(document)
+        stored = yield from in_the_way(document, unanswered, ignoring)
         if stored is None and unanswered:  # it may have been stored, and have come and gone since
             raise EnqueueUnknown([document["_id"]], error) from None
         return stored
-    return document
+    return Stored(document)
 
 
-def _stored_or_taken(document: Document) -> Op[Document | None]:
-    """Returns the job that has the document's id; None where what stood in its way has gone. Raises `LabelTaken`."""
-    stored = yield Find(JOBS, {"_id": document["_id"]}, limit=1)
-    if stored:
-        found: Document = stored[0]
-        return found
-    if "label" in document:
-        yield from _refuse_taken(document)
-    return None
+def in_the_way(document: Document, unanswered: bool, ignoring: bool) -> Op[Stored | None]:
+    """Returns the job that kept the document from being inserted, which may be an earlier try's own; None where it
+    has gone. Raises `LabelTaken` where that is not to be ignored.
+    """
+    stored = yield from own(document, unanswered)
+    if stored is None and "label" in document:
+        stored = yield from labelled(document, ignoring)
+    return stored
 
 
-def _refuse_taken(document: Document) -> Op[None]:
-    holder = yield from _holder(document)
-    if holder is not None:
-        raise LabelTaken(document["name"], document["label"], existing_id=holder)
-
-
-def _holder(document: Document) -> Op[Any]:
-    live = {"name": document["name"], "label": document.get("label"), "available_at": {"$exists": True}}
-    found = yield Find(JOBS, live, {"_id": 1}, limit=1)
-    return found[0]["_id"] if found else None
+def labelled(document: Document, ignoring: bool) -> Op[Stored | None]:
+    """Returns the live job that has the document's label; None where there is none. Raises `LabelTaken` where that is
+    not to be ignored.
+    """
+    holder = yield from holder_of(document, whole=ignoring)
+    if holder is None:
+        return None
+    if not ignoring:
+        raise LabelTaken(document["name"], document["label"], existing_id=holder["_id"])
+    return Stored(holder, created=False)

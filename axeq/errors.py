@@ -9,6 +9,7 @@ AxeqError
  +- PayloadSealed           what a codec sealed, or should have sealed, without a codec that can
  +- ResultInvalid           a handler's return value that cannot be stored
  +- LabelTaken              a live job of that task has the label
+ |   +- Isolated            one was enqueued too short a while ago
  +- EnqueueUnknown          the server's answer was lost; the job may or may not exist
  +- JobNotFound             no job has that id
  |   +- JobGone             it had one, and is removed
@@ -43,6 +44,7 @@ __all__ = [
     "EnqueueUnknown",
     "HandlerInvalid",
     "IndexMissing",
+    "Isolated",
     "JobCancelled",
     "JobGone",
     "JobNotFound",
@@ -154,7 +156,25 @@ class LabelTaken(AxeqError):
         advice = "; the transaction is aborted, run it again" if aborted else ""
         super().__init__(f"label {label!r} of {name!r} is taken{holder} until that job has ended{advice}")
         self.name = name
+        self.label: str | None = label
+        self.existing_id = existing_id
+        self.aborted = aborted
+
+
+class Isolated(LabelTaken):
+    """A job of the same task and label was enqueued too short a while ago. Attribute `until` says when the next may
+    be, `existing_id` is that job's id; `label` is None where the task as a whole is isolated.
+    """
+
+    def __init__(
+        self, name: str, label: str | None, *, until: datetime, existing_id: Any = None, aborted: bool = False
+    ) -> None:
+        what = f"{name!r}" if label is None else f"label {label!r} of {name!r}"
+        advice = "; the transaction is aborted, run it again" if aborted else ""
+        AxeqError.__init__(self, f"{what} is isolated by job {existing_id} until {until.isoformat()}{advice}")
+        self.name = name
         self.label = label
+        self.until = until
         self.existing_id = existing_id
         self.aborted = aborted
 

@@ -203,6 +203,8 @@ class Executor:
 
     def read(self, attempt: Attempt) -> tuple[Any, Outcome | None]:
         """Returns the payload of an attempt's job as its model, or what becomes of the job where it cannot be read."""
+        if attempt.record.version > attempt.task.binding.version:  # replaced since it was read
+            return None, Released("its payload is newer than this pool's model")
         try:
             return attempt.task.binding.decode(attempt.record.data, attempt.record.version, self._store.codec), None
         except PayloadSealed as error:

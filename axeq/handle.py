@@ -21,12 +21,16 @@ __all__ = ["AsyncJob", "Job", "identities"]
 class _Handle(Record, Generic[M, R]):
     """A record that knows its store and how its payload and result are read."""
 
-    __slots__ = ("_binding", "_store")
+    __slots__ = ("_binding", "_store", "created")
 
-    def __init__(self, document: Document, store: Store, binding: Binding[M, R] | None) -> None:
+    def __init__(
+        self, document: Document, store: Store, binding: Binding[M, R] | None, *, created: bool = False
+    ) -> None:
         super().__init__(document)
         self._store = store
         self._binding = binding
+        self.created = created
+        """Whether the enqueue that returned this handle stored the job; False where it was there before."""
 
     @property
     def payload(self) -> M:

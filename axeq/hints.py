@@ -147,24 +147,8 @@ class Hints:
         inserted: dict[str, Any] = {"operationType": "insert", "fullDocument.queue": {"$in": list(self._feeds)}}
         if self._names is not None:
             inserted["fullDocument.name"] = {"$in": list(self._names)}
-        # Claims of others are heard too: the job is off the board before this pool's turn at it comes.
-        moved = [State.ENQUEUED.value, State.FAILED.value, State.DEQUEUED.value]
         return [
-            {
-                "$match": {
-                    "$or": [
-                        inserted,
-                        {
-                            "operationType": "update",
-                            "updateDescription.updatedFields.state": {"$in": moved},
-                        },
-                        {
-                            "operationType": "update",
-                            "updateDescription.updatedFields.cancel": {"$exists": True},
-                        },
-                    ]
-                }
-            },
+            {"$match": {"$or": [inserted, *_changes()]}},
             {
                 "$project": {
                     "operationType": 1,
@@ -179,3 +163,16 @@ class Hints:
                 }
             },
         ]
+
+
+def _changes() -> list[Mapping[str, Any]]:
+    """Returns what is heard of jobs that change: that they come back, and are claimed, for then a job is off the board
+    before this pool's turn at it comes; that they are to be cancelled; that they are replaced, maybe to be due sooner.
+    """
+    updated = "updateDescription.updatedFields"
+    told: Mapping[str, Any] = {
+        f"{updated}.state": {"$in": [State.ENQUEUED.value, State.FAILED.value, State.DEQUEUED.value]},
+        f"{updated}.cancel": {"$exists": True},
+        f"{updated}.created_at": {"$exists": True},
+    }
+    return [{"operationType": "update", field: value} for field, value in told.items()]

@@ -20,6 +20,7 @@ __all__ = [
     "clear_dead",
     "count_unknown",
     "dead",
+    "exists",
     "find",
     "get",
     "pause",
@@ -59,6 +60,11 @@ def get(identity: Any) -> Op[Record]:
     if not found:
         raise JobNotFound(identity)
     return Record(found[0])
+
+
+def exists(identity: Any) -> Op[bool]:
+    """Returns whether there is a job of that id."""
+    return bool((yield Find(JOBS, {"_id": identity}, {"_id": 1}, limit=1)))
 
 
 def find(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from axeq.codec import Codec, plain
 from axeq.duration import Duration, aware, seconds
+from axeq.enqueue import Conflict
 from axeq.errors import ConfigurationError
 from axeq.model import name_of
 from axeq.record import identity
@@ -18,7 +19,9 @@ __all__ = [
     "ENQUEUE_OPTIONS",
     "BatchOptions",
     "EnqueueOptions",
+    "JobOptions",
     "checked",
+    "labelled",
     "payload_values",
     "task_name",
     "wanted",
@@ -30,8 +33,8 @@ _MOST_ATTEMPTS = 2**31 - 1
 _FARTHEST = timedelta(days=3650)
 
 
-class BatchOptions(TypedDict, total=False):
-    """What `enqueue_many` takes for all of its jobs; the meanings are those of `Queue.enqueue`."""
+class JobOptions(TypedDict, total=False):
+    """What both `enqueue` and `enqueue_many` take; the meanings are those of `Queue.enqueue`."""
 
     delay: Duration
     run_at: datetime | None
@@ -44,15 +47,25 @@ class BatchOptions(TypedDict, total=False):
     session: Any
 
 
-class EnqueueOptions(BatchOptions, total=False):
+class EnqueueOptions(JobOptions, total=False):
     """What `enqueue` takes; the meanings are those of `Queue.enqueue`."""
 
     label: str | None
     id: Any
+    on_conflict: Conflict
+    isolation: Duration | None
+    unique: bool | Duration
 
 
-BATCH_OPTIONS = frozenset(typing.get_type_hints(BatchOptions))
+class BatchOptions(JobOptions, total=False):
+    """What `enqueue_many` takes for all of its jobs, beside `label`; the meanings are those of `Queue.enqueue`."""
+
+    on_conflict: Literal["raise", "ignore"]
+    unique: bool
+
+
 ENQUEUE_OPTIONS = frozenset(typing.get_type_hints(EnqueueOptions))
+BATCH_OPTIONS = frozenset(typing.get_type_hints(BatchOptions)) | {"label"}
 
 
 def checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = ENQUEUE_OPTIONS) -> dict[str, Any]:
@@ -62,7 +75,41 @@ def checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = ENQUE
     unknown = options.keys() - known
     if unknown:
         raise ConfigurationError(f"{verb} takes no {', '.join(sorted(unknown))}: see help(axeq.Queue.{verb})")
-    return {option: _CHECKS[option](value) for option, value in options.items()} | _due(options)
+    checks = _CHECKS if known is ENQUEUE_OPTIONS else _BATCH_CHECKS
+    terms = {option: checks[option](value) for option, value in options.items()} | _due(options)
+    if not _TERMS.isdisjoint(options):
+        _check_terms(terms, verb)
+    return terms
+
+
+def labelled(label: Any, payload: Any) -> str | None:
+    """Returns the label that a function gives a payload, checked."""
+    return _label(label(payload))
+
+
+def _check_terms(terms: dict[str, Any], verb: str) -> None:
+    """Refuses terms of an enqueue that do not fit each other; leaves a duration in `unique` to `isolation`."""
+    many = verb == "enqueue_many"
+    unique, on_conflict = terms.get("unique", False), terms.get("on_conflict", "raise")
+    if unique and terms.get("label") is not None:
+        raise ConfigurationError("give label or unique, not both: unique makes a label from the payload")
+    if unique and not isinstance(unique, bool):
+        if terms.get("isolation") is not None:
+            raise ConfigurationError("give isolation, or unique a duration, not both")
+        if many:
+            raise ConfigurationError("enqueue_many takes unique=True alone: a duration is for enqueue")
+        terms["isolation"] = unique
+    if on_conflict != "raise" and not unique and not terms.keys() & {"label", "isolation"}:
+        raise ConfigurationError(
+            f"on_conflict={on_conflict!r} needs label, unique or isolation: nothing else conflicts"
+        )
+    if on_conflict != "replace":
+        return
+    if many:
+        raise ConfigurationError('enqueue_many takes on_conflict="raise" or "ignore": replace jobs one by one')
+    for other in ("id", "isolation", "session"):
+        if terms.get(other) is not None:
+            raise ConfigurationError(f'on_conflict="replace" cannot go with {other}: {_WHY_NO_REPLACE[other]}')
 
 
 def wanted(name: Any, label: Any) -> dict[str, str | None]:
@@ -139,9 +186,37 @@ def _identity(value: Any) -> Any:
     return None if value is None else identity(value)
 
 
+def _label_maker(label: Any) -> Any:
+    if label is not None and not callable(label):
+        raise ConfigurationError(f"label of enqueue_many must be a function of the payload, not {label!r:.100}")
+    return label
+
+
+def _on_conflict(value: Any) -> str:
+    if value not in _CONFLICTS:
+        raise ConfigurationError(f'on_conflict must be "raise", "ignore" or "replace", not {value!r:.100}')
+    return str(value)
+
+
+def _isolation(value: Any) -> float | None:
+    return None if value is None else seconds(value, "isolation", zero=False)
+
+
+def _unique(value: Any) -> bool | float:
+    return value if isinstance(value, bool) else seconds(value, "unique", zero=False)
+
+
 def _same(value: Any) -> Any:
     return value
 
+
+_CONFLICTS = typing.get_args(Conflict)
+_TERMS = frozenset({"on_conflict", "isolation", "unique"})
+_WHY_NO_REPLACE = {
+    "id": "a job that is replaced keeps its own",
+    "isolation": "a job that is replaced is not enqueued anew",
+    "session": "a job that waits must not be locked by a transaction, for claims would wait for it",
+}
 
 _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "delay": _same,
@@ -154,4 +229,10 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "group": _group,
     "priority": _priority,
     "id": _identity,
+    "session": _same,
+    "on_conflict": _on_conflict,
+    "isolation": _isolation,
+    "unique": _unique,
 }
+
+_BATCH_CHECKS = {**_CHECKS, "label": _label_maker}

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Unpack, overload
 
-from axeq import enqueue as rules
-from axeq import indexes, manage, waiting
+from axeq import batch, indexes, isolation, manage, waiting
 from axeq.callback import Build, Callback, SessionOf, When
+from axeq.codec import fingerprint
 from axeq.duration import Duration, seconds
-from axeq.enqueue import Draft
-from axeq.errors import AxeqError, ConfigurationError
+from axeq.enqueue import Draft, Stored, insert
+from axeq.errors import AxeqError, ConfigurationError, ServerUnsuitable
 from axeq.handle import Job, identities
 from axeq.manage import Cancellation
 from axeq.model import LARGEST_PAYLOAD, Binding, M, Payload, R, bind, name_of
-from axeq.options import BATCH_OPTIONS, BatchOptions, EnqueueOptions, checked, payload_values, task_name, wanted
+from axeq.options import (
+    BATCH_OPTIONS,
+    BatchOptions,
+    EnqueueOptions,
+    checked,
+    labelled,
+    payload_values,
+    task_name,
+    wanted,
+)
 from axeq.record import identity
+from axeq.replacement import replace
 from axeq.states import State
 from axeq.store import Store
+from axeq.wire import Op
 
 __all__ = ["Face", "Queue"]
 
@@ -33,29 +44,94 @@ class Face:
         self.store = store
         self.name = name_of(name)
         self.max_payload = max_payload
-        self._labels_ready = False
+        self._secured: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} on {self.store!r}>"
 
-    def _draft(self, binding: Binding[Any, Any], payload: Any, options: Mapping[str, Any]) -> Draft:
+    def _draft(
+        self, binding: Binding[Any, Any], payload: Any, options: Mapping[str, Any], *, unique: bool = False
+    ) -> Draft:
         """Returns the draft of a payload; `options` are checked ones."""
-        return Draft(
+        draft = Draft(
             name=binding.name,
             version=binding.version,
             queue=self.name,
             data=binding.encode(payload, self.max_payload, self.store.codec),
             **options,
         )
+        if unique:
+            if self.store.codec is not None:
+                raise ConfigurationError("unique needs payloads that can be read, and this store seals them: use label")
+            draft.label = f"unique:{fingerprint(draft.data)}"
+        return draft
 
-    def _drafts(
-        self, payloads: Iterable[Any], name: str | None, options: Mapping[str, Any]
-    ) -> tuple[list[Draft], list[Binding[Any, Any]]]:
-        terms = checked("enqueue_many", options, BATCH_OPTIONS)
+    def _drafted(
+        self, payload: Any, name: str | None, options: Mapping[str, Any]
+    ) -> tuple[Draft, Binding[Any, Any], Any]:
+        """Returns the draft of a payload, its binding, and the session of the caller's transaction."""
+        binding = bind(type(payload), name=name)
+        terms = checked("enqueue", options)
+        session, unique = terms.pop("session", None), terms.pop("unique", False)
+        return self._draft(binding, payload, terms, unique=bool(unique)), binding, session
+
+    def _all_drafted(
+        self, payloads: Iterable[Any], name: str | None, options: Mapping[str, Any], label: Any
+    ) -> tuple[list[Draft], list[Binding[Any, Any]], Any]:
+        """Returns the drafts of payloads, their bindings, and the session of the caller's transaction."""
+        given = options if label is None else {**options, "label": label}
+        terms = checked("enqueue_many", given, BATCH_OPTIONS)
+        session, unique = terms.pop("session", None), terms.pop("unique", False)
+        terms.pop("label", None)
         payloads = list(payloads)
         bindings = [bind(type(payload), name=name) for payload in payloads]
-        drafts = [self._draft(binding, payload, terms) for binding, payload in zip(bindings, payloads, strict=True)]
-        return drafts, bindings
+        drafts = [
+            self._draft(binding, payload, terms, unique=unique)
+            for binding, payload in zip(bindings, payloads, strict=True)
+        ]
+        if label is not None:
+            for draft, payload in zip(drafts, payloads, strict=True):
+                draft.label = labelled(label, payload)
+        return drafts, bindings, session
+
+    def _placing(self, draft: Draft, *, joined: bool, transactions: bool) -> Op[Stored]:
+        """Returns the rule that enqueues one job; `joined` in the caller's transaction."""
+        clock = self.store.clock
+        if draft.isolation is not None:
+            if joined:
+                return isolation.insert_isolated_joined(draft, clock)
+            return isolation.insert_isolated(draft, clock, transactions=transactions)
+        if joined:
+            return _alone(batch.insert_joined([draft], clock, ignoring=draft.on_conflict == "ignore"))
+        return replace(draft, clock) if draft.on_conflict == "replace" else insert(draft, clock)
+
+    def _placing_many(self, drafts: list[Draft], *, joined: bool, transactions: bool) -> Op[list[Stored]]:
+        """Returns the rule that enqueues jobs that have labels, or are `joined` in the caller's transaction."""
+        clock, ignoring = self.store.clock, drafts[0].on_conflict == "ignore"
+        if joined:
+            return batch.insert_joined(drafts, clock, ignoring=ignoring)
+        if ignoring:
+            return batch.insert_around(drafts, clock)
+        if not transactions:
+            raise ServerUnsuitable(
+                "enqueue_many with labels stores all jobs or none, which takes transactions: run MongoDB as a replica "
+                'set, pass on_conflict="ignore", or enqueue one by one'
+            )
+        return batch.insert_together(drafts, clock)
+
+    def _unsecured(self, drafts: Iterable[Draft]) -> list[str]:
+        """Returns which indexes `drafts` rely on that nobody has looked after yet."""
+        needed = [("label", any(draft.label is not None for draft in drafts))]
+        needed.append(("isolation", any(draft.isolation is not None for draft in drafts)))
+        return [index for index, is_needed in needed if is_needed and index not in self._secured]
+
+    def _announce(self, stored: Iterable[Stored]) -> None:
+        self.store.announce([each.document for each in stored if each.document["state"] == State.ENQUEUED.value])
+
+
+def _alone(rule: Op[list[Stored]]) -> Op[Stored]:
+    (stored,) = yield from rule
+    return stored
 
 
 class Queue(Face):
@@ -83,32 +159,39 @@ class Queue(Face):
 
         `payload` is a `Model`, or any pydantic model with a `name`. `delay` (`timedelta` or seconds) or
         `run_at` (aware datetime) says when it is due, default at once; `deadline` when it must have completed:
-        it then ends cancelled (cause expired), even where it runs. `label` is unique among the live jobs of the
-        task. `priority` is a `Priority` or any number from -32768 to 32767, lower sooner, default 0.
-        `max_attempts` (0 for ever), `timeout` of one attempt and `retention`, how long the job is kept after it
-        has ended, are by default the task's; durations are `timedelta` or seconds. `group` names the group that it
-        is handled with, for a task that takes groups. `id` (default a new
-        ObjectId) makes the enqueue idempotent: an existing job of that id is returned as it is. `session` joins
-        the caller's transaction. Raises `PayloadInvalid`, `PayloadTooLarge`, `LabelTaken`, `EnqueueUnknown`,
-        `StoreError`, and `ConfigurationError` for an option that cannot work; nothing is sent then.
+        it then ends cancelled (cause expired), even where it runs. `priority` is a `Priority` or any number from
+        -32768 to 32767, lower sooner, default 0. `max_attempts` (0 for ever), `timeout` of one attempt and
+        `retention`, how long the job is kept after it has ended, are by default the task's; durations are
+        `timedelta` or seconds. `group` names the group that it is handled with, for a task that takes groups.
+        `id` (default a new ObjectId) makes the enqueue idempotent: an existing job of that id is returned as it is.
+        `session` joins the caller's transaction.
+
+        `label` is unique among the live jobs of the task. `on_conflict` says what becomes of an enqueue that finds
+        its label taken: "raise" (default), "ignore", which returns the job that has it, or "replace", which makes
+        that job what this one would be, unless it runs. `isolation` (`timedelta` or seconds) keeps others that ask
+        for isolation from enqueuing a job of the same task and label, or without a label of the task, for so long
+        from now, whatever becomes of this one. `unique` (True, or a duration that isolates as well) makes the label
+        from the payload. `created` of the handle tells whether this enqueue stored the job.
+
+        Raises `PayloadInvalid`, `PayloadTooLarge`, `LabelTaken`, `Isolated`, `EnqueueUnknown`, `StoreError`, and
+        `ConfigurationError` for an option that cannot work; nothing is sent then.
         """
-        session = options.pop("session", None)
-        binding = bind(type(payload), name=name)
-        draft = self._draft(binding, payload, checked("enqueue", options))
-        if draft.label is not None:
-            self._ready_labels()
-        clock = self.store.clock
+        draft, binding, session = self._drafted(payload, name, options)
+        if draft.label is not None or draft.isolation is not None:
+            self._secure([draft])
+        able = draft.isolation is not None and session is None and self.store.capabilities().transactions
+        rule = self._placing(draft, joined=session is not None, transactions=able)
+        stored = self.store.run(rule, session=session)
         if session is None:
-            document = self.store.run(rules.insert(draft, clock))
-            self.store.announce([document])
-        else:
-            (document,) = self.store.run(rules.insert_joined([draft], clock), session=session)
-        return Job(document, self.store, binding)
+            self._announce([stored])
+        return Job(stored.document, self.store, binding, created=stored.created)
 
     @overload
     def enqueue_many(
         self,
         payloads: Iterable[Payload[M, R]],
+        *,
+        label: Callable[[M], str | None] | None = None,
         **options: Unpack[BatchOptions],
     ) -> list[Job[M, R]]: ...
     @overload
@@ -117,24 +200,43 @@ class Queue(Face):
         payloads: Iterable[M],
         *,
         name: str,
+        label: Callable[[M], str | None] | None = None,
         **options: Unpack[BatchOptions],
     ) -> list[Job[M, Any]]: ...
     def enqueue_many(
-        self, payloads: Iterable[Any], *, name: str | None = None, **options: Unpack[BatchOptions]
+        self,
+        payloads: Iterable[Any],
+        *,
+        name: str | None = None,
+        label: Callable[[Any], str | None] | None = None,
+        **options: Unpack[BatchOptions],
     ) -> list[Job[Any, Any]]:
         """Stores many jobs in one command and returns their handles, in order; otherwise as `enqueue`.
 
-        All payloads are checked before anything is sent. Once this has returned, none of the jobs is lost.
+        All payloads are checked before anything is sent. Once this has returned, none of the jobs is lost. `label`
+        makes of each payload its label, or None for none; `unique=True` makes labels as in `enqueue`. With labels all
+        jobs are stored or, where one is taken, none, which takes a server with transactions (`ServerUnsuitable`);
+        with `on_conflict="ignore"` those that have the labels come back in the place of those that cannot be stored.
         """
-        session = options.pop("session", None)
-        drafts, bindings = self._drafts(payloads, name, options)
+        drafts, bindings, session = self._all_drafted(payloads, name, options, label)
         if not drafts:
             return []
-        rule = rules.insert_many if session is None else rules.insert_joined
-        documents = self.store.run(rule(drafts, self.store.clock), session=session)
-        if session is None:
+        joined, labels = session is not None, any(draft.label is not None for draft in drafts)
+        if not (joined or labels):
+            documents = self.store.run(batch.insert_many(drafts, self.store.clock))
             self.store.announce(documents)
-        return [Job(document, self.store, binding) for document, binding in zip(documents, bindings, strict=True)]
+            return [
+                Job(each, self.store, binding, created=True) for each, binding in zip(documents, bindings, strict=True)
+            ]
+        self._secure(drafts)
+        rule = self._placing_many(drafts, joined=joined, transactions=joined or self.store.capabilities().transactions)
+        stored = self.store.run(rule, session=session)
+        if not joined:
+            self._announce(stored)
+        return [
+            Job(each.document, self.store, binding, created=each.created)
+            for each, binding in zip(stored, bindings, strict=True)
+        ]
 
     def callback(
         self,
@@ -164,6 +266,10 @@ class Queue(Face):
     def get(self, id: Any, *, model: type[M] | None = None) -> Job[M, Any]:
         """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""
         return Job(self.store.run(manage.get(identity(id))).document, self.store, bind(model) if model else None)
+
+    def exists(self, id: Any) -> bool:
+        """Returns whether there is a job of that id, live or ended."""
+        return self.store.run(manage.exists(identity(id)))
 
     def find(
         self,
@@ -267,7 +373,7 @@ class Queue(Face):
         """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
         return self.store.run(indexes.ensure())
 
-    def _ready_labels(self) -> None:
-        if not self._labels_ready:
-            self.store.run(indexes.secure("label", self.store.place))
-            self._labels_ready = True
+    def _secure(self, drafts: list[Draft]) -> None:
+        for index in self._unsecured(drafts):
+            self.store.run(indexes.secure(index, self.store.place))
+            self._secured.add(index)

@@ -83,8 +83,9 @@ TRANSITIONS: dict[str, Transition] = {
     "release": _transition(State.DEQUEUED, to=State.ENQUEUED),
     "cancel": _transition(State.ENQUEUED, State.FAILED, State.DEQUEUED, to=State.CANCELLED),
     "retry": _transition(State.COMPLETED, State.CANCELLED, State.FAILED, to=State.ENQUEUED),
+    "replace": _transition(State.ENQUEUED, State.FAILED, State.DEQUEUED, to=State.ENQUEUED),
 }
-"""A job dequeued again is one whose lease lapsed. `retry` is the one by hand."""
+"""A job dequeued again, or replaced while dequeued, is one whose lease lapsed. `retry` is the one by hand."""
 
 LIVE: frozenset[State] = frozenset({State.ENQUEUED, State.DEQUEUED, State.FAILED})
 """States in which a job still has something to come: exactly those with an `available_at`."""

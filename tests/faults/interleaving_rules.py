@@ -14,7 +14,7 @@ from unittest import mock
 from axeq import lifecycle, manage
 from axeq.backoff import Constant
 from axeq.due import Candidate
-from axeq.enqueue import Draft, insert
+from axeq.enqueue import Draft, Stored, insert
 from axeq.errors import AxeqError, DuplicateKey, StoreUnavailable
 from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
 from axeq.record import Document, Record, failure
@@ -200,7 +200,7 @@ def _settle(clock: Any, token: Token, held: Document, outcome: str) -> Op[Any]:
     return settle([entry], clock)
 
 
-def _insert(clock: Any) -> Op[Document]:
+def _insert(clock: Any) -> Op[Stored]:
     return insert(Draft(name="task", version=1, queue="default", data={}, id=JOB), clock)
 
 

@@ -87,7 +87,7 @@ class Machine(RuleBasedStateMachine):
         self.stored += 1
         draft = Draft(name, 1, "default", {}, id=f"job {self.stored}", label=label, delay=delay, priority=priority)
         try:
-            document = self.world.run(insert(draft, self.time), fault)  # type: ignore[arg-type]
+            document = self.world.run(insert(draft, self.time), fault).document  # type: ignore[arg-type]
         except LabelTaken as taken:
             assert holder is not None, "a label is taken that no live job has"
             assert taken.existing_id == holder  # noqa: PT017

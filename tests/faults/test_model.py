@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from axeq import lifecycle, manage
+from axeq.batch import insert_many
 from axeq.due import Candidate
-from axeq.enqueue import Draft, insert_many
+from axeq.enqueue import Draft
 from axeq.manage import Cancellation
 from axeq.record import Record
 from axeq.settlement import settle, settlement

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -15,7 +16,14 @@ import axeq
 from axeq.codec import CODEC_OPTIONS
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
+from tests.support.sessions import Sessions
 from tests.support.waiting import DEADLINE
+
+
+@pytest.fixture
+async def sessions(uri: str) -> AsyncIterator[Sessions]:
+    async with AsyncExitStack() as clients:
+        yield Sessions(uri, clients)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,12 @@ import enum
 import threading
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
-import motor.motor_asyncio
-import pymongo
 import pytest
 from bson import ObjectId
 from pydantic import BaseModel, Field
@@ -25,6 +21,7 @@ from pymongo.write_concern import WriteConcern
 import axeq
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
+from tests.support.sessions import Sessions, transact
 from tests.support.waiting import DEADLINE, aeventually, settled
 
 
@@ -289,50 +286,11 @@ async def test_an_option_that_cannot_work_is_refused_and_nothing_is_sent(
     assert jobs.count_documents({}) == 0
 
 
-async def test_labels_and_ids_are_not_for_many(queue: Any, jobs: Any) -> None:
-    with pytest.raises(axeq.ConfigurationError, match="enqueue_many takes no id, label"):
-        await settled(queue.enqueue_many([Probe()], label="one", id=1))
+async def test_ids_are_not_for_many(queue: Any, jobs: Any) -> None:
+    with pytest.raises(axeq.ConfigurationError, match="enqueue_many takes no id"):
+        await settled(queue.enqueue_many([Probe()], id=1))
 
     assert jobs.count_documents({}) == 0
-
-
-class Sessions:
-    """Clients of the caller's own, one for each face: sessions are the caller's, never axeq's."""
-
-    def __init__(self, uri: str, clients: AsyncExitStack) -> None:
-        self.uri = uri
-        self.clients = clients
-
-    def sync(self) -> pymongo.MongoClient[Any]:
-        return self.clients.enter_context(pymongo.MongoClient(self.uri))
-
-    async def asynchronous(self) -> pymongo.AsyncMongoClient[Any]:
-        return await self.clients.enter_async_context(pymongo.AsyncMongoClient(self.uri))
-
-    def motor(self) -> Any:
-        return self.clients.enter_context(closing(motor.motor_asyncio.AsyncIOMotorClient(self.uri)))
-
-
-@pytest.fixture
-async def sessions(uri: str) -> AsyncIterator[Sessions]:
-    async with AsyncExitStack() as clients:
-        yield Sessions(uri, clients)
-
-
-async def transact(queue: Any, sessions: Sessions, work: Any, *, commit: bool = True) -> Any:
-    """Runs `work(queue, session)` in a transaction of the face's own kind, and commits or aborts it."""
-    if isinstance(queue, axeq.Queue):
-        with sessions.sync().start_session() as session, session.start_transaction():
-            made = await work(queue, session)
-            if not commit:
-                session.abort_transaction()
-        return made
-    client = await sessions.asynchronous()
-    async with client.start_session() as session, await session.start_transaction():
-        made = await work(queue, session)
-        if not commit:
-            await session.abort_transaction()
-    return made
 
 
 @pytest.mark.needs("transactions")

@@ -37,6 +37,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rules": (
         "outcome",
         "enqueue",
+        "batch",
+        "replacement",
+        "isolation",
         "due",
         "backlog",
         "lifecycle",

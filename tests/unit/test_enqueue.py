@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq.enqueue import PATIENCE, Draft, insert, insert_joined, insert_many
+from axeq.batch import insert_many
+from axeq.enqueue import PATIENCE, Draft, Stored, insert
 from axeq.errors import DuplicateKey, EnqueueUnknown, LabelTaken, StoreUnavailable
 from axeq.record import Record
 from axeq.wire import Call, Command, Find
@@ -25,6 +26,11 @@ def clock() -> ScriptedClock:
 
 def draft(**fields: Any) -> Draft:
     return Draft(name="thumbnail", version=1, queue="default", data={"image": "a.jpg"}, **fields)
+
+
+def stored_as(find: Find) -> Any:
+    """Returns the job of an id as an enqueue of this very moment stores it."""
+    return given_job(_id=find.filter["_id"], created_at=NOW, state="completed", available_at=None)
 
 
 def inserted(commands: list[Command]) -> list[Any]:
@@ -102,26 +108,26 @@ def test_an_insert_that_was_confirmed_returns_the_job(clock: ScriptedClock) -> N
     (call,) = played.asked
     assert isinstance(call, Call)
     assert call.method == "insert_one"
-    assert played.result == call.args[0]
+    assert played.result == Stored(call.args[0], created=True)
 
 
 def test_an_unanswered_insert_is_sent_again_with_the_same_id(clock: ScriptedClock) -> None:
     played = play(insert(draft(), clock), [UNANSWERED, UNSENT, None], clock=clock)
 
     ids = {document["_id"] for document in inserted(played.commands)}
-    assert ids == {played.result["_id"]}
+    assert ids == {played.result.document["_id"]}
     assert len(played.asked) == 3
 
 
 def test_a_duplicate_key_after_a_lost_reply_is_the_job_itself(clock: ScriptedClock) -> None:
-    running = given_job(state="dequeued")
+    running = given_job(state="dequeued", created_at=NOW)
 
     played = play(insert(draft(), clock), [UNANSWERED, DuplicateKey(), [running]], clock=clock)
 
     lookup = played.asked[-1]
     assert isinstance(lookup, Find)
     assert lookup.filter == {"_id": inserted(played.commands)[0]["_id"]}
-    assert played.result == running
+    assert played.result == Stored(running, created=True)
 
 
 def test_an_enqueue_with_the_id_of_an_existing_job_returns_that_one(clock: ScriptedClock) -> None:
@@ -129,7 +135,7 @@ def test_an_enqueue_with_the_id_of_an_existing_job_returns_that_one(clock: Scrip
 
     played = play(insert(draft(id="order-17"), clock), [DuplicateKey(), [existing]], clock=clock)
 
-    assert played.result == existing
+    assert played.result == Stored(existing, created=False)
 
 
 def test_a_label_that_is_taken_names_its_holder(clock: ScriptedClock) -> None:
@@ -151,7 +157,35 @@ def test_a_label_that_is_taken_names_its_holder(clock: ScriptedClock) -> None:
 def test_a_label_whose_holder_has_just_ended_is_had_after_all(clock: ScriptedClock) -> None:
     played = play(insert(draft(label="a.jpg"), clock), [DuplicateKey(), [], [], None], clock=clock)
 
-    assert played.result["label"] == "a.jpg"
+    assert played.result.document["label"] == "a.jpg"
+
+
+def test_a_conflict_that_is_to_be_ignored_returns_the_job_that_has_the_label(clock: ScriptedClock) -> None:
+    holder = given_job(label="a.jpg", state="dequeued")
+    rule = insert(draft(label="a.jpg", on_conflict="ignore"), clock)
+
+    played = play(rule, [DuplicateKey(), [], [holder]], clock=clock)
+
+    assert played.result == Stored(holder, created=False)
+
+
+def test_a_job_of_an_unanswered_insert_is_ones_own_though_conflicts_are_to_be_ignored(clock: ScriptedClock) -> None:
+    rule = insert(draft(label="a.jpg", on_conflict="ignore"), clock)
+
+    played = play(rule, [UNANSWERED, DuplicateKey(), lambda find: [stored_as(find)]], clock=clock)
+
+    assert played.result.created is True
+    assert played.result.document["_id"] == inserted(played.commands)[0]["_id"]
+
+
+def test_an_index_that_axeq_does_not_know_is_told_as_such_in_the_end(clock: ScriptedClock) -> None:
+    def refusing(command: Command) -> Any:
+        if isinstance(command, Find):
+            return []
+        raise DuplicateKey
+
+    with pytest.raises(DuplicateKey):
+        play(insert(draft(), clock), [refusing, ...], clock=clock)
 
 
 def test_a_job_without_a_label_never_has_its_label_taken(clock: ScriptedClock) -> None:
@@ -200,74 +234,3 @@ def test_a_job_kept_for_less_than_a_minute_is_sent_again_while_nothing_has_left(
     played = play(insert(draft(retention=0.0), clock), [UNSENT, UNSENT, None], clock=clock)
 
     assert len(played.asked) == 3
-
-
-# Many jobs
-
-
-def test_many_jobs_go_in_one_command_and_come_back_in_order(clock: ScriptedClock) -> None:
-    drafts = [draft(id=number) for number in range(3)]
-
-    played = play(insert_many(drafts, clock), [None], clock=clock)
-
-    (call,) = played.asked
-    assert isinstance(call, Call)
-    assert (call.method, call.kwargs) == ("insert_many", {"ordered": False})
-    assert [document["_id"] for document in played.result] == [0, 1, 2]
-
-
-def test_a_repeated_batch_completes_what_the_lost_one_stored_in_part(clock: ScriptedClock) -> None:
-    played = play(insert_many([draft(), draft()], clock), [UNANSWERED, DuplicateKey([0])], clock=clock)
-
-    first, second = inserted(played.commands)
-    assert first == second == played.result
-
-
-def test_a_batch_that_stays_unanswered_names_every_id(clock: ScriptedClock) -> None:
-    seen: list[Command] = []
-
-    with pytest.raises(EnqueueUnknown) as raised:
-        play(insert_many([draft(), draft()], clock), [UNANSWERED, ...], clock=clock, seen=seen)
-
-    assert raised.value.ids == [document["_id"] for document in inserted(seen)[0]]
-
-
-# In the caller's transaction
-
-
-def test_in_a_transaction_a_label_is_looked_up_before_anything_is_written(clock: ScriptedClock) -> None:
-    holder, seen = ObjectId(), []  # type: tuple[ObjectId, list[Command]]
-
-    with pytest.raises(LabelTaken) as raised:
-        play(insert_joined([draft(label="a.jpg")], clock), [[{"_id": holder}]], seen=seen)
-
-    assert (raised.value.existing_id, raised.value.aborted) == (holder, False)
-    assert inserted(seen) == []
-
-
-def test_in_a_transaction_a_free_label_is_inserted(clock: ScriptedClock) -> None:
-    played = play(insert_joined([draft(label="a.jpg"), draft()], clock), [[], None])
-
-    assert inserted(played.commands) == [played.result]
-
-
-def test_a_label_taken_in_between_says_that_the_transaction_is_aborted(clock: ScriptedClock) -> None:
-    drafts = [draft(), draft(label="a.jpg")]
-
-    with pytest.raises(LabelTaken, match="the transaction is aborted") as raised:
-        play(insert_joined(drafts, clock), [[], DuplicateKey([1])])
-
-    assert (raised.value.label, raised.value.aborted) == ("a.jpg", True)
-
-
-def test_in_a_transaction_nothing_is_sent_a_second_time(clock: ScriptedClock) -> None:
-    seen: list[Command] = []
-
-    with pytest.raises(StoreUnavailable):
-        play(insert_joined([draft()], clock), [UNANSWERED], seen=seen)
-
-    assert len(seen) == 1
-
-
-def test_in_a_transaction_no_jobs_cost_no_command(clock: ScriptedClock) -> None:
-    assert play(insert_joined([], clock), []).result == []

@@ -26,6 +26,7 @@ PLAIN = [errors.ConfigurationError("timeout must be longer than 0 s"), errors.Du
 WITH_ATTRIBUTES: list[AxeqError] = [
     errors.PayloadTooLarge("thumbnail", 300_000, 262_144),
     errors.LabelTaken("thumbnail", "a.jpg", existing_id=17, aborted=True),
+    errors.Isolated("thumbnail", None, until=datetime(2026, 5, 4, tzinfo=UTC), existing_id=17, aborted=True),
     errors.EnqueueUnknown([1, 2, 3, 4], "timed out"),
     errors.JobNotFound(17),
     errors.JobGone(17),

@@ -351,7 +351,7 @@ def test_an_enqueue_whose_look_up_fails_is_sent_again(clock: ScriptedClock) -> N
 
     played = play(rule, [UNANSWERED, DuplicateKey(), UNSENT, DuplicateKey(), [stored]], clock=clock)
 
-    assert played.result == stored
+    assert played.result.document == stored
 
 
 def test_an_enqueue_whose_look_ups_fail_for_ever_is_unknown(clock: ScriptedClock) -> None:

@@ -29,6 +29,7 @@ PUBLIC = [
     "EnqueueUnknown",
     "HandlerInvalid",
     "IndexMissing",
+    "Isolated",
     "Job",
     "JobCancelled",
     "JobGone",

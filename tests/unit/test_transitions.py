@@ -14,6 +14,7 @@ EDGES = {
     "release": ({"dequeued"}, "enqueued"),
     "cancel": ({"enqueued", "failed", "dequeued"}, "cancelled"),
     "retry": ({"completed", "cancelled", "failed"}, "enqueued"),
+    "replace": ({"enqueued", "failed", "dequeued"}, "enqueued"),
 }
 
 
