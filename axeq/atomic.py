@@ -33,6 +33,8 @@ def pause() -> float:
 class _Block:
     """What both faces share: everything but the waiting. `context` is the handler's."""
 
+    _shared: Shared | AsyncShared
+
     def __init__(self, context: Any) -> None:
         self._context = context
         self._attempt = context._attempt
@@ -63,10 +65,11 @@ class _Block:
 
     def _begun(self, holding: Holding) -> None:
         """Goes on, or stops, by what the extension before the snapshot found."""
-        self._hands.extended(self._attempt, LIMIT)
+        self._hands.extended(self._attempt, LIMIT - (time.monotonic() - self._began))
         if len(holding.lost) + len(holding.cancelled) < len(self._records):
             lost = {held.id for held in holding.lost}
             self._records = [record for record in self._records if record.id not in lost]
+            self._hands.began(self._attempt, self._shared.session.session_id)
             return
         for held in holding.lost:
             raise self._lost(held.id, "another worker has it, or it is gone")
@@ -127,6 +130,8 @@ class _Block:
 class Atomic(_Block):
     """The block in a plain function."""
 
+    _shared: Shared
+
     def __enter__(self) -> Session:
         self._enter()
         try:
@@ -161,6 +166,8 @@ class Atomic(_Block):
 
 class AsyncAtomic(_Block):
     """The block in an async function. Its end is not interrupted by a cancellation, which is heard after it."""
+
+    _shared: AsyncShared
 
     async def __aenter__(self) -> AsyncSession:
         self._enter()

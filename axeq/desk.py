@@ -19,6 +19,7 @@ from axeq.interim import report
 from axeq.leases import Leases
 from axeq.lifecycle import Held
 from axeq.record import Document
+from axeq.sessions import forsake
 from axeq.settlement import Settlement
 from axeq.store import Store
 
@@ -54,6 +55,7 @@ class Desk(Hands):
         self._lock = threading.Lock()
         self._reported: set[Attempt] = set()
         self._suspended: set[Attempt] = set()
+        self._far_sessions: dict[Attempt, Any] = {}
         self._under_way: Future[None] | None = None
         self._writing: asyncio.Task[None] | None = None
 
@@ -85,6 +87,12 @@ class Desk(Hands):
         with self._lock:
             self._suspended.discard(attempt)
 
+    async def bury(self, attempt: Attempt) -> None:
+        session = self._far_sessions.pop(attempt, None)
+        if session is not None:
+            await forsake(self._store, session)
+        self.resume(attempt)
+
     def ends_badly(self, attempt: Attempt) -> bool:
         return attempt.stop in FINAL_STOPS
 
@@ -108,6 +116,10 @@ class Desk(Hands):
             context._say(*arguments)
         elif what == "keep":
             context._kept(*arguments)
+        elif what == "began":
+            (self._far_sessions[attempt],) = arguments
+        elif what == "resume":
+            self._far_sessions.pop(attempt, None)
         waiting = getattr(self, what)(attempt, *arguments)
         if waiting is not None:
             waiting.result()

@@ -262,7 +262,11 @@ class Executor:
         if attempt.task.executor == "thread":
             return await self.threads.call(partial(_in_thread, handler, context))
         heard = partial(self._heard, attempt)
-        return await self._processes.call(attempt, handler, context, attempt.task.limits, heard)
+        try:
+            return await self._processes.call(attempt, handler, context, attempt.task.limits, heard)
+        except ProcessDied:
+            await self._hands.bury(attempt)
+            raise
 
     def ended(self, attempt: Attempt, value: Any, error: BaseException | None) -> Outcome | None:
         """Returns what becomes of the job of an attempt whose handler has stopped; None where its lease is lost, or its

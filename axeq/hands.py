@@ -50,6 +50,9 @@ class Hands:
     def extended(self, attempt: Any, seconds: float) -> None:
         """Notes that the leases have just been extended by so much more than a lease."""
 
+    def began(self, attempt: Any, session: Any) -> None:
+        """Notes the id of the session whose transaction has begun."""
+
     def resume(self, attempt: Any) -> None:
         """Has the leases extended again as before."""
 
@@ -59,6 +62,9 @@ class Hands:
 
     def cancel(self, attempt: Any, reason: str) -> None:
         """Notes that somebody asked for the job to be cancelled."""
+
+    async def bury(self, attempt: Any) -> None:
+        """Undoes what a handler whose process has died left open."""
 
     def lose(self, attempt: Any, reason: str) -> None:
         """Notes that the attempt's lease is lost, while the handler is about to hear it."""

@@ -64,7 +64,7 @@ class Leases:
                 self._suspended.pop(identity, None)
 
     def suspend(self, ids: Iterable[Any], seconds: float) -> None:
-        """Neither extends nor reads jobs for so long, or until `resume`: their handler has a transaction."""
+        """Does not extend jobs for so long, or until `resume`: a write would undo their handler's transaction."""
         until = time.monotonic() + seconds
         with self._lock:
             self._suspended.update(dict.fromkeys(ids, until))
@@ -109,13 +109,14 @@ class Leases:
 
     def _beat(self, wire: Any, *, extending: bool) -> None:
         with self._lock:
-            held = self._unsuspended() if self._suspended else list(self._held.values())
-        if not held:
+            held, beside = self._apart() if self._suspended else (list(self._held.values()), [])
+        if not held and not beside:
             self.healthy = True
             return
         sent = time.monotonic()
         try:
-            rule = extend(held, self._store.clock, lease=self._lease) if extending else flags(held)
+            clock = self._store.clock
+            rule = extend(held, clock, lease=self._lease, beside=beside) if extending else flags([*held, *beside])
             holding: Holding = wire.run(rule)
         except StoreError as error:
             if extending:
@@ -128,9 +129,13 @@ class Leases:
         if holding.lost or holding.cancelled:
             self._report(holding)
 
-    def _unsuspended(self) -> list[Held]:
+    def _apart(self) -> tuple[list[Held], list[Held]]:
+        """Returns the jobs to extend, and those that are suspended."""
         now = time.monotonic()
-        return [held for held in self._held.values() if self._suspended.get(held.id, 0.0) <= now]
+        apart: tuple[list[Held], list[Held]] = ([], [])
+        for held in self._held.values():
+            apart[self._suspended.get(held.id, 0.0) > now].append(held)
+        return apart
 
     def _confirm(self, held: Iterable[Held], sent: float) -> None:
         with self._lock:

@@ -156,12 +156,17 @@ def fence(held: Held) -> Document:
     return {"_id": held.id, "claim.token": held.token, "state": _DEQUEUED}
 
 
-def extend(held: Sequence[Held], clock: Clock, *, lease: float) -> Op[Holding]:
-    """Moves the lease end of every held job to `lease` seconds from now, never to an earlier moment."""
+def extend(held: Sequence[Held], clock: Clock, *, lease: float, beside: Sequence[Held] = ()) -> Op[Holding]:
+    """Moves the lease end of every held job to `lease` seconds from now, never to an earlier moment.
+
+    Those `beside` are not written: of them it only reads which somebody asked to cancel.
+    """
+    if not held:
+        return (yield from flags(beside))
     query = {**_among(held), "state": _DEQUEUED}
     result = yield Call(JOBS, "update_many", (query, {"$max": {"available_at": _lease_end(clock, lease)}}))
     if result.matched_count >= len(held):
-        return (yield from flags(held))
+        return (yield from flags([*held, *beside]))
     documents = yield Find(JOBS, {"_id": {"$in": [job.id for job in held]}}, FENCE)
     found = {document["_id"]: document for document in documents}
     lost = frozenset(job for job in held if not owns(found.get(job.id), job.token))

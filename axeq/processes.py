@@ -193,6 +193,9 @@ class _FarHands(Hands):
     def extended(self, attempt: Any, seconds: float) -> None:
         self.say("extended", (seconds,))
 
+    def began(self, attempt: Any, session: Any) -> None:
+        self.say("began", (dict(session),))
+
     def resume(self, attempt: Any) -> None:
         self.say("resume", ())
 

@@ -14,7 +14,7 @@ from axeq.commands import Abort, Begin, Commit, Joined, SharedOp
 from axeq.store import Store
 from axeq.wire import TERMS, AsyncWire, SyncWire, adrive, drive, translated
 
-__all__ = ["AsyncSession", "AsyncShared", "Session", "Shared"]
+__all__ = ["AsyncSession", "AsyncShared", "Session", "Shared", "forsake"]
 
 T = TypeVar("T")
 
@@ -22,6 +22,14 @@ Session = ClientSession
 """A session in sync code."""
 AsyncSession = AsyncClientSession
 """A session in async code."""
+
+
+async def forsake(store: Store, session: Any) -> None:
+    """Has the server end a session whose user has died, and so undo its transaction, which would hold up others for a
+    minute.
+    """
+    with suppress(PyMongoError), pymongo.timeout(store.place.timeout):
+        await (await store.async_wire()).client.admin.command({"killSessions": [session]})
 
 
 class Shared(SyncWire):

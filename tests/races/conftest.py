@@ -17,6 +17,7 @@ import pytest
 import axeq
 
 WORKER = Path(__file__).with_name("worker.py")
+BANK = Path(__file__).with_name("bank.py")
 
 
 class Event:
@@ -35,11 +36,11 @@ class Workers:
         self.ledger.touch()
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *, lease: float = 30, workers: int = 4) -> subprocess.Popen[str]:
+    def start(self, *, lease: float = 30, workers: int = 4, program: Path = WORKER) -> subprocess.Popen[str]:
         log = (self.folder / f"worker-{len(self.processes)}.log").open("w")
         with log:
             process = subprocess.Popen(
-                [sys.executable, str(WORKER), self.uri, str(self.ledger), str(lease), str(workers)],
+                [sys.executable, str(program), self.uri, str(self.ledger), str(lease), str(workers)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

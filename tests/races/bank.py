@@ -1,0 +1,137 @@
+"""A worker process that moves money in transactions: `bank.py URI LEDGER LEASE WORKERS`. Prints `ready`, logs to
+standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import axeq
+import axeq.atomic
+import axeq.transaction
+
+ACCOUNTS = 3
+LIMIT = 2.0
+"""Seconds that a transaction may take here, so that what a killed worker held is free again soon."""
+
+Moment = Literal["", "written", "completed", "committed"]
+
+
+class Transfer(axeq.Model[int], name="transfer"):
+    """Moves an `amount` in a transaction; a process is killed at `dies`, once in the job's life."""
+
+    source: int
+    target: int
+    amount: int
+    dies: Moment = ""
+
+
+class PlainTransfer(Transfer, name="plain-transfer"):
+    """The same by a plain function."""
+
+
+class Receipt(axeq.Model[None], name="receipt"):
+    """What follows a transfer."""
+
+    transfer: str
+
+
+def build(store: axeq.Store, *, lease: float, workers: int) -> axeq.Pool:
+    pool = axeq.Pool(store, lease=lease, drain=1, max_lag=0)
+
+    @pool.task(Transfer, workers=workers, max_attempts=1)
+    async def transfer(ctx: axeq.Context[Transfer, int]) -> int:
+        async def move(session: Any) -> int:
+            database, model = session.client.get_default_database(), ctx.model
+            _check_alone(await database["moves"].count_documents({"transfer": str(ctx.job.id)}, session=session))
+            for account, amount in ((model.source, -model.amount), (model.target, model.amount)):
+                await database["accounts"].update_one({"_id": account}, {"$inc": {"has": amount}}, session=session)
+            await database["moves"].insert_one({"transfer": str(ctx.job.id)}, session=session)
+            await ctx.queue.enqueue(Receipt(transfer=str(ctx.job.id)), session=session)
+            _perhaps_die(ctx, "written")
+            return model.amount
+
+        if ctx.model.amount % 2:
+            return await ctx.transact(move)
+        async with ctx.transaction() as session:
+            ctx.result = await move(session)
+        return 0
+
+    @pool.task(PlainTransfer, workers=workers, max_attempts=1)
+    def plain(ctx: axeq.Context[PlainTransfer, Any]) -> int:
+        def move(session: Any) -> int:
+            database, model = session.client.get_default_database(), ctx.model
+            for account, amount in ((model.source, -model.amount), (model.target, model.amount)):
+                database["accounts"].update_one({"_id": account}, {"$inc": {"has": amount}}, session=session)
+            database["moves"].insert_one({"transfer": str(ctx.job.id)}, session=session)
+            ctx.sync_queue.enqueue(Receipt(transfer=str(ctx.job.id)), session=session)
+            return model.amount
+
+        return ctx.sync_transact(move)
+
+    @pool.task(Receipt, workers=workers)
+    async def receipt(ctx: axeq.Context[Receipt, None]) -> None:
+        database = (await ctx.store.async_wire()).client.get_default_database()
+        await database["receipts"].insert_one({"transfer": ctx.model.transfer})
+
+    return pool
+
+
+def _check_alone(moves: int) -> None:
+    assert moves == 0, "the transfer has happened already"
+
+
+_dying: list[str] = []
+
+
+def _perhaps_die(ctx: axeq.Context[Transfer, int], moment: Moment) -> None:
+    if ctx.job.lost > 1:
+        return  # it has died of this once
+    if ctx.model.dies == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _dying[:] = [ctx.model.dies]
+
+
+def _mortal() -> None:
+    """Has the process die around the commit of a job that says so."""
+    commit = axeq.transaction._commit
+
+    def mortal() -> Iterator[Any]:
+        if _dying == ["completed"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from commit()
+        if _dying == ["committed"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    axeq.transaction._commit = mortal  # type: ignore[assignment]
+    axeq.transaction.LIMIT = axeq.atomic.LIMIT = LIMIT
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    uri, _, lease, workers = sys.argv[1:]
+    _mortal()
+    store = axeq.Store(uri)
+    pool = build(store, lease=float(lease), workers=int(workers))
+
+    def announce() -> None:
+        pool.ready.wait()
+        print("ready", flush=True)
+
+    threading.Thread(target=announce, daemon=True).start()
+    pool.run()
+    store.close()
+
+
+if __name__ == "__main__":
+    main()
