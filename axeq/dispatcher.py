@@ -70,6 +70,11 @@ class Dispatcher:
         """Has the next round begin at once."""
         self._woken.set()
 
+    def renew(self) -> None:
+        """Takes note that there are more lanes."""
+        self._turns.clear()
+        self.wake()
+
     def end(self) -> None:
         """Has `run` return after the round under way."""
         self._ending = True

@@ -67,6 +67,16 @@ class Feed:
         self._discover_at: dict[str, float] = {}
         self._refills: dict[str, asyncio.Task[None]] = {}
 
+    def adopt(self, name: str, version: int) -> None:
+        """Has the jobs of another task read as well."""
+        self._versions[name] = version
+        self.hint()
+
+    def give_up(self, name: str) -> None:
+        """Has the jobs of a task no longer read."""
+        self._versions.pop(name, None)
+        self._backlogs.pop(name, None)
+
     async def look(self, *, wanted: int) -> None:
         """Reads what is due of every task that is not known to have a backlog."""
         self._forget_expected()
@@ -99,6 +109,8 @@ class Feed:
     async def _refill(self, name: str, wanted: int, anew: bool) -> None:
         try:
             backlog = self._backlogs.get(name)
+            if name not in self._versions:
+                return
             if backlog is None:
                 await self._read([name], wanted)
             else:
@@ -121,7 +133,7 @@ class Feed:
         self._board.fill(names, candidates, horizon=horizon, since=began, full=full)
         for name in names:
             self._board.expect_more(name, full)
-        if full and len(names) == 1:
+        if full and len(names) == 1 and names[0] in self._versions:
             backlog = Backlog(self._queue, names[0], versions[names[0]], flat=self._flat)
             backlog.met(candidates)
             self._backlogs[names[0]] = backlog
@@ -144,7 +156,7 @@ class Feed:
         self._board.extend(name, candidates, horizon=horizon, since=began)
         self._board.expect_more(name, more)
         if not backlog.readable or (not more and self._board.count(name) < _LARGEST_PAGE // 2):
-            del self._backlogs[name]  # one plain read brings all of it
+            self._backlogs.pop(name, None)  # one plain read brings all of it
 
     async def _discover(self, backlog: Backlog, horizon: datetime) -> None:
         now = self._store.clock.monotonic()

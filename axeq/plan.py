@@ -11,23 +11,32 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
+from pydantic import BaseModel, ConfigDict
+
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError
 from axeq.hooks import Hooks
 from axeq.model import name_of
 from axeq.settings import duration, setting
 from axeq.store import Store
-from axeq.task import Task
+from axeq.task import Handler, Task
 
-__all__ = ["Plan", "PoolOptions", "planned"]
+__all__ = ["Plan", "PoolOptions", "Whatever", "planned"]
 
 Lag = Literal["ranked", "random"]
 Order = Literal["priority", "due"]
+Strangers = Literal["leave", "park"] | Handler[Any, Any]
 
 _SHORTEST_LEASE = 0.5
 _MOST_QUEUES = 100
 _HEAVIEST = 1000
 _MOST_PLACES = 100_000
+
+
+class Whatever(BaseModel):
+    """A payload of fields that nobody has declared."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class PoolOptions(TypedDict, total=False):
@@ -43,6 +52,7 @@ class PoolOptions(TypedDict, total=False):
     max_lag: Duration | None
     lag: Lag
     max_interval: Duration
+    unknown: Strangers
     worker: str | None
     lifespan: Callable[[Any], AbstractAsyncContextManager[Any]] | None
     health_interval: Duration
@@ -50,8 +60,9 @@ class PoolOptions(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Plan:
-    """What a pool was told to run, and on what terms: durations in seconds. `queues` are weights by name. `counts`
-    and `unknown` are kept up to date as it runs.
+    """What a pool was told to run, and on what terms: durations in seconds. `queues` are weights by name;
+    `strangers` says what becomes of jobs that no task understands. `counts` and `unknown` are kept up to date as it
+    runs.
     """
 
     store: Store
@@ -66,6 +77,7 @@ class Plan:
     order: Order = "priority"
     concurrency: int | None = None
     max_interval: float = 1.0
+    strangers: Strangers = "leave"
     counts: Counter[str] = field(default_factory=Counter)
     unknown: dict[str, int] = field(default_factory=dict)
     hooks: Hooks = field(default_factory=Hooks)
@@ -95,9 +107,18 @@ def planned(store: Store, options: PoolOptions) -> Plan:
         order=_one_of("order", options.get("order", "priority"), get_args(Order)),
         concurrency=_concurrency(options.get("concurrency")),
         max_interval=seconds(options.get("max_interval", 1), "max_interval", zero=False),
+        strangers=_strangers(options.get("unknown", "leave")),
         lifespan=_lifespan(options.get("lifespan")),
         health_interval=seconds(options.get("health_interval", 15), "health_interval", zero=False),
     )
+
+
+def _strangers(unknown: Any) -> Any:
+    if not (callable(unknown) or unknown in ("leave", "park")):
+        raise ConfigurationError(f'unknown must be "leave", "park" or a handler, not {unknown!r:.100}')
+    if callable(unknown):
+        Task(Whatever, unknown, name="unknown")  # raises where it is none
+    return unknown
 
 
 def _lease(given: Duration | None) -> float:

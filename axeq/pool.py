@@ -42,6 +42,9 @@ class Pool:
     - `max_lag`: the longest that the pool leaves a due job to competing pools, default 100 ms
     - `lag`: "ranked", the default, by an order that the live pools share, or "random", by chance
     - `max_interval`: the longest pause between two looks for jobs where the server has no change streams, default 1 s
+    - `unknown`: what becomes of due jobs that no task here understands: "leave", the default, counts them; "park" has
+      those that no live pool serves wait for 5 min, and until one comes that does; a handler runs those, two at once,
+      with whatever fields they have in `ctx.model`
     - `worker`: the pool's name, default host, process and a random part
     - `lifespan`: a function of the pool that returns an async context manager, entered before the first claim and
       left after the last handler has stopped; what it gives is `ctx.resources`, an error in it ends `run` with that
@@ -65,9 +68,7 @@ class Pool:
         those `raced`: gone to others.
         """
         self.unknown = self._plan.unknown
-        """Due jobs that no task here understands, by name, as last counted (up to 1,000 a queue); they are left
-        alone.
-        """
+        """Due jobs that nothing here understands, by name, as last counted (up to 1,000 a queue)."""
         self.ready = threading.Event()
         """Set while the pool is claiming jobs."""
         self._hooks = self._plan.hooks

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from axeq import indexes, manage, workers
@@ -26,7 +24,10 @@ from axeq.plan import Plan
 from axeq.record import Record
 from axeq.source import Source
 from axeq.store import Store
+from axeq.strangers import welcome
+from axeq.task import Task
 from axeq.ticker import Ticker
+from axeq.unknown import Unknown
 from axeq.workers import Serving
 
 __all__ = ["Shift", "create_indexes", "crew_of"]
@@ -34,7 +35,7 @@ __all__ = ["Shift", "create_indexes", "crew_of"]
 _LOGGER = logging.getLogger("axeq.pool")
 _CONTROLS_EVERY = 5.0
 _UNKNOWN_EVERY = 60.0
-_UNKNOWN_CAP = 1000
+_ADOPTED_EVERY = 5.0
 
 
 def crew_of(
@@ -83,8 +84,8 @@ class Shift:
         self._hurry = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self._ended: asyncio.Task[None] | None = None
-        places = None if plan.concurrency is None else Places(plan.concurrency)
-        self._lanes = {task.name: Lane(task, places) for task in plan.tasks}
+        self._places = None if plan.concurrency is None else Places(plan.concurrency)
+        self._lanes = {task.name: Lane(task, self._places) for task in plan.tasks}
         self._versions = {task.name: task.binding.version for task in plan.tasks}
         self._leases = Leases(self._store, lease=plan.lease, report=self._report)
         self._crew = crew_of(plan, self._lanes, self._leases, wake=self._wake, freed=self._freed)
@@ -92,7 +93,9 @@ class Shift:
         self._unhealthy: StoreError | None = None
         self._sources = {queue: self._source(queue) for queue in plan.queues}
         feeds = {queue: source.feed for queue, source in self._sources.items()}
-        self._hints = Hints(self._store, feeds, names=self._versions, cancelled=self._crew.cancel)
+        names = self._versions if isinstance(plan.strangers, str) else None
+        self._hints = Hints(self._store, feeds, names=names, cancelled=self._crew.cancel)
+        self._unknown = Unknown(plan, self._sources, self._versions, self._hints, self._adopt)
         self._dispatcher = Dispatcher(
             self._store,
             self._lanes,
@@ -133,6 +136,7 @@ class Shift:
             self._crew.share(await self._lifespan.enter())
         try:
             await self._announce()
+            await self._store.arun(welcome(list(self._sources), list(self._versions), self._store.clock))
         except BaseException:
             await self._leave_lifespan()
             raise
@@ -143,7 +147,7 @@ class Shift:
             self._ticker.run(),
             self._every(_CONTROLS_EVERY, self._read_controls),
             self._every(workers.HEARTBEAT, self._announce),
-            self._every(_UNKNOWN_EVERY, self._count_unknown, at_once=True),
+            self._every(self._unknown_every, self._look_after_unknown, at_once=True),
             self._every(self._plan.lease / 10, self._watch_held),
             self._every(self._plan.health_interval, self._check_health),
         ):
@@ -226,10 +230,12 @@ class Shift:
                 self._wake()
 
     async def _announce(self) -> None:
-        serving = Serving(list(self._sources), list(self._versions))
+        serving = Serving(list(self._sources), list(self._versions), self._unknown.adopted)
         others = await self._store.arun(workers.announce(self._plan.worker, serving, self._store.clock))
         for queue, source in self._sources.items():
-            rivals = {worker: other.names for worker, other in others.items() if queue in other.queues}
+            rivals = {
+                worker: [*other.names, *other.others] for worker, other in others.items() if queue in other.queues
+            }
             if isinstance(source.lag, RankedLag) and source.lag.meet(rivals):
                 source.board.rank_anew(self._store.clock.earliest())
                 self._wake()
@@ -240,18 +246,17 @@ class Shift:
         except StoreError as error:
             _LOGGER.warning("other pools learn late that this one has ended: %s", error)
 
-    async def _count_unknown(self) -> None:
-        with suppress(TimeoutError):  # its reads cost as much as a page or more: a busy pool has better to do
-            await asyncio.wait_for(self._hints.resting(), _UNKNOWN_EVERY)
-        counts: Counter[str] = Counter()
-        for queue in self._sources:
-            rule = manage.count_unknown(queue, self._versions, self._store.clock, cap=_UNKNOWN_CAP)
-            counts.update(await self._store.arun(rule))
-        for name in counts.keys() - self._plan.unknown.keys():
-            _LOGGER.warning("jobs of %r are due, and no task here understands them: left alone", name)
-            self._plan.hooks.tell("unknown", name, counts[name])
-        self._plan.unknown.clear()
-        self._plan.unknown.update(counts)
+    @property
+    def _unknown_every(self) -> float:
+        return _UNKNOWN_EVERY if isinstance(self._plan.strangers, str) else _ADOPTED_EVERY
+
+    async def _look_after_unknown(self) -> None:
+        await self._unknown.look(self._unknown_every)
+
+    def _adopt(self, task: Task[Any, Any]) -> None:
+        """Has another task's jobs run from now on."""
+        self._lanes[task.name] = Lane(task, self._places)
+        self._dispatcher.renew()
 
     async def _check_health(self) -> None:
         try:

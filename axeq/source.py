@@ -19,7 +19,8 @@ _CONFIRM_AFTER = 0.05
 class Source:
     """A queue as its pool sees it: `feed` fills `board`, `lag` says what of it is the pool's own.
 
-    `paused` names the tasks that are to be left alone, None among them all of them.
+    `paused` names the tasks that are to be left alone, None among them all of them; `foreign` those that the pool
+    runs for other queues only.
     """
 
     def __init__(self, queue: str, *, board: Board, feed: Feed, lag: Lag, clock: Clock) -> None:
@@ -28,10 +29,13 @@ class Source:
         self.feed = feed
         self.lag = lag
         self.paused: frozenset[str | None] = frozenset()
+        self.foreign: frozenset[str] = frozenset()
         self._clock = clock
 
     def is_open(self, name: str) -> bool:
         """Whether jobs of a task may be claimed."""
+        if name in self.foreign:
+            return False
         return not self.paused or not (None in self.paused or name in self.paused)
 
     def unread(self, name: str) -> bool:

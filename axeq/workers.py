@@ -20,16 +20,20 @@ _FORGOTTEN_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What a live pool serves: each of its tasks on each of its queues."""
+    """What a live pool serves: each of its tasks on each of its queues, and `others` while no pool has a task for
+    them.
+    """
 
     queues: Sequence[str]
     names: Sequence[str]
+    others: Sequence[str] = ()
 
 
 def announce(worker: str, serving: Serving, clock: Clock) -> Op[dict[str, Serving]]:
     """Says that a pool is live and what it serves, and returns who else does on any of its queues, by id."""
     now = clock.earliest()
-    word = {"$set": {"queues": list(serving.queues), "names": list(serving.names), "seen_at": now}}
+    said = {"queues": list(serving.queues), "names": list(serving.names), "seen_at": now}
+    word = {"$set": {**said, "others": list(serving.others)} if serving.others else said}
     yield Call(WORKERS, "update_one", ({"_id": worker}, word), {"upsert": True})
     others = yield from live(serving.queues, clock)
     others.pop(worker, None)
@@ -39,8 +43,11 @@ def announce(worker: str, serving: Serving, clock: Clock) -> Op[dict[str, Servin
 def live(queues: Sequence[str], clock: Clock) -> Op[dict[str, Serving]]:
     """Returns the live pools that serve any of `queues`, by id."""
     query = {"queues": {"$in": list(queues)}, "seen_at": {"$gte": clock.earliest() - timedelta(seconds=_LIVE_SECONDS)}}
-    documents = yield Find(WORKERS, query, {"queues": 1, "names": 1})
-    return {document["_id"]: Serving(document["queues"], document["names"]) for document in documents}
+    documents = yield Find(WORKERS, query, {"queues": 1, "names": 1, "others": 1})
+    return {
+        document["_id"]: Serving(document["queues"], document["names"], document.get("others", ()))
+        for document in documents
+    }
 
 
 def leave(worker: str, clock: Clock) -> Op[None]:

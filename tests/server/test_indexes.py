@@ -11,6 +11,7 @@ import pymongo
 import pytest
 
 import axeq
+from axeq.backlog import Backlog
 from axeq.due import due_page, next_due
 from axeq.indexes import INDEXES
 from axeq.manage import dead, find, stats_by_task
@@ -177,3 +178,30 @@ def _yielded(rule: Any) -> Iterator[Any]:
             command = rule.send([])
         except StopIteration:
             return
+
+
+@pytest.mark.needs("plans")
+@pytest.mark.usefixtures("plans_partial_indexes")
+def test_jobs_in_order_of_due_time_alone_are_read_in_the_order_of_the_due_index(filled: axeq.Store, jobs: Any) -> None:
+    now = datetime.now(UTC) + timedelta(seconds=10)
+
+    stages = explained(jobs, due_page("default", {"probe": 1, "other": 1}, now, limit=100, flat=True))
+
+    assert [stage["indexName"] for stage in stages if stage["stage"] == "IXSCAN"] == ["due"]
+    assert not {"SORT", "COLLSCAN"} & {stage["stage"] for stage in stages}
+
+
+@pytest.mark.needs("plans")
+@pytest.mark.usefixtures("plans_partial_indexes")
+def test_a_backlog_in_order_of_due_time_alone_is_read_in_the_order_of_the_due_index(
+    filled: axeq.Store, jobs: Any
+) -> None:
+    now = datetime.now(UTC) + timedelta(seconds=10)
+    backlog = Backlog("default", "probe", 1, flat=True)
+    backlog.met(filled.run(due_page("default", {"probe": 1}, now, limit=20, flat=True)))
+
+    for read in (backlog.head(now, limit=100), backlog.further(now, limit=100)):
+        stages = explained(jobs, read)
+
+        assert [stage["indexName"] for stage in stages if stage["stage"] == "IXSCAN"] == ["due"]
+        assert not {"SORT", "COLLSCAN"} & {stage["stage"] for stage in stages}

@@ -172,3 +172,29 @@ def test_very_many_priorities_are_read_plainly() -> None:
     backlog.met([Candidate(number, "thumbnail", number, NOW, 1, 0) for number in range(40)])
 
     assert not backlog.readable
+
+
+def test_a_flat_backlog_brings_every_job_in_order_of_due_time_whatever_its_priority() -> None:
+    start = NOW - timedelta(seconds=3600)
+    documents = [
+        given_job(_id=number, priority=number % 7 - 3, available_at=start + timedelta(milliseconds=10 * number))
+        for number in range(950)
+    ]
+    backlog = Backlog("default", "thumbnail", 1, flat=True)
+    backlog.met([Candidate.of(document).flat() for document in documents[:100]])
+    asked: list[Find] = []
+
+    def jobs(command: Command) -> list[Document]:
+        assert isinstance(command, Find)
+        asked.append(command)
+        due = command.filter["available_at"]
+        found = [document for document in documents if document["available_at"] <= due["$lte"]]
+        found = [document for document in found if document["available_at"] >= due.get("$gte", start)]
+        return [document for document in found if document["available_at"] > due.get("$gt", start)][: command.limit]
+
+    brought = list(range(100))
+    while page := [each.id for each in drive(backlog.further(NOW, limit=100), jobs) if each.id not in brought]:
+        brought += page
+
+    assert brought == list(range(950))
+    assert all("priority" not in read.filter for read in asked)
