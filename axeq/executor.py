@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from axeq.clock import Clock
 from axeq.context import Context
-from axeq.errors import Cancel, PayloadSealed, ResultInvalid, Retry, Snooze
+from axeq.errors import Cancel, ConfigurationError, PayloadSealed, ResultInvalid, Retry, Snooze
 from axeq.hands import Hands
 from axeq.hooks import Hooks
 from axeq.model import LARGEST_PAYLOAD
@@ -319,10 +319,13 @@ class Executor:
         """Returns a snooze with its new payload as it is stored; a failure where it cannot be."""
         binding = attempt.task.binding
         try:
+            if attempt.whole is not attempt:
+                raise ConfigurationError("Snooze(data=) would give all jobs of the call one payload: leave data= out")
             data = binding.encode(outcome.data, LARGEST_PAYLOAD, self._store.codec)
         except Exception as error:  # noqa: BLE001 - a serializer of the model may raise anything
             return fault(error, attempt.record, attempt.task.limits)
-        return replace(outcome, data=data, version=binding.version)
+        # A handler of whatever jobs there are may have one of a version newer than its model's.
+        return replace(outcome, data=data, version=max(binding.version, attempt.record.version))
 
     def stopped(self, attempt: Attempt, error: BaseException | None) -> Outcome | None:
         """Returns what becomes of a job whose handler was told to stop; None where its lease is lost."""

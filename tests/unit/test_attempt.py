@@ -83,9 +83,12 @@ def test_an_attempt_that_is_given_longer_still_ends_by_the_deadline() -> None:
 
 
 def test_a_new_payload_is_stored_in_the_shape_of_the_tasks_model() -> None:
-    outcome = concluded(attempt({"version": 1}), Snoozed(5.0, data=Page(number=2), reason="next"))
+    snooze = Snoozed(5.0, data=Page(number=2), reason="next")
 
-    assert outcome == Snoozed(5.0, data={"number": 2}, version=3, reason="next")
+    older, newer = (concluded(attempt({"version": version}), snooze) for version in (1, 4))
+
+    assert older == Snoozed(5.0, data={"number": 2}, version=3, reason="next")
+    assert newer == Snoozed(5.0, data={"number": 2}, version=4, reason="next")
 
 
 def test_a_new_payload_that_cannot_be_stored_fails_the_attempt_whatever_its_task_tries_again() -> None:
@@ -125,6 +128,21 @@ async def test_jobs_of_one_call_end_by_their_own_deadlines() -> None:
     outcomes = await execute_together(executor(), Together(members))
 
     assert [type(outcomes[member.record.id]) for member in members] == [Cancelled, Failed, Failed]
+
+
+async def test_jobs_of_one_call_never_get_one_payload_for_all() -> None:
+    async def snooze(ctx: axeq.Context[Page, Any]) -> Any:
+        raise axeq.Snooze(delay=5, data=Page(number=2))
+
+    task = axeq.Task(Page, snooze)
+    members = [Member(held_record(name="page"), task, NOW) for _ in range(2)]
+
+    outcomes = await execute_together(executor(), Together(members))
+
+    for member in members:
+        outcome = outcomes[member.record.id]
+        assert isinstance(outcome, Failed)
+        assert "one payload" in outcome.error["message"]
 
 
 @pytest.mark.parametrize(
