@@ -1,5 +1,5 @@
-"""A worker process that moves money in transactions: `bank.py URI LEDGER LEASE WORKERS`. Prints `ready`, logs to
-standard error.
+"""A worker process that moves money in transactions, and walks with checkpoints: `bank.py URI LEDGER LEASE WORKERS`.
+Prints `ready`, logs to standard error.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import pydantic
 
 import axeq
 import axeq.atomic
@@ -44,6 +47,15 @@ class Receipt(axeq.Model[None], name="receipt"):
     """What follows a transfer."""
 
     transfer: str
+
+
+class Walk(axeq.Model[list[str]], name="walk"):
+    """Goes on where an earlier attempt has come to; the first is killed on the way."""
+
+
+class Place(pydantic.BaseModel):
+    page: int
+    at: datetime
 
 
 def build(store: axeq.Store, *, lease: float, workers: int) -> axeq.Pool:
@@ -83,6 +95,14 @@ def build(store: axeq.Store, *, lease: float, workers: int) -> axeq.Pool:
     async def receipt(ctx: axeq.Context[Receipt, None]) -> None:
         database = (await ctx.store.async_wire()).client.get_default_database()
         await database["receipts"].insert_one({"transfer": ctx.model.transfer})
+
+    @pool.task(Walk, workers=workers, max_attempts=1)
+    async def walk(ctx: axeq.Context[Walk, list[str]]) -> list[str]:
+        place = ctx.restore(Place)
+        if place is None:
+            await ctx.checkpoint(Place(page=3, at=datetime(2026, 1, 1, tzinfo=UTC)))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [repr(place)]
 
     return pool
 

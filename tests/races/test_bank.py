@@ -1,9 +1,10 @@
-"""Transfers in transactions by several processes at once, and by processes that are killed in the middle of one."""
+"""Transfers in transactions by several processes at once, and by processes that are killed on the way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pymongo
@@ -114,3 +115,14 @@ def test_a_process_killed_in_a_transaction_has_done_all_of_it_or_nothing(
     assert left == (nothing if runs_again else everything)
     assert (bank.accounts, bank.transfers("moves")) == (everything[0], [str(job.id)])
     assert (job.attempts, job.lost, job.result, len(queue.find(name="receipt"))) == (1, 0, 5, 1)
+
+
+def test_a_checkpoint_survives_kill_9_and_is_given_to_the_next_attempt(queue: axeq.Queue, workers: Workers) -> None:
+    victim = workers.ready(workers.start(lease=LEASE, workers=1, program=BANK))
+    job = queue.enqueue(Walk())
+
+    assert victim.wait(30) == -9
+    workers.ready(workers.start(lease=LEASE, workers=1, program=BANK))
+
+    assert job.wait(40) == [repr(Place(page=3, at=datetime(2026, 1, 1, tzinfo=UTC)))]
+    assert (job.attempts, job.checkpoint) == (1, None)
