@@ -14,7 +14,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 import axeq
 from axeq.capabilities import Capabilities
 
-from .bank import ACCOUNTS, LIMIT, Moment, PlainTransfer, Transfer
+from .bank import ACCOUNTS, LIMIT, Moment, Place, PlainTransfer, Transfer, Walk
 from .conftest import BANK, Workers, until
 
 FUNDS = 1000

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from pydantic import BaseModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.client_session import ClientSession
 
 import axeq
 
@@ -52,6 +54,47 @@ async def thumbnail(ctx: axeq.Context[Thumbnail, Made]) -> Made:
     follow_up = await ctx.queue.enqueue(Ping(), delay=5)
     assert_type(follow_up, axeq.AsyncJob[Ping, Any])
     return Made(path=ctx.model.image)
+
+
+@pool.task(Plain, name="plain-move")
+async def move(ctx: axeq.Context[Plain, Any]) -> None:
+    ctx.progress(0.5, "half way", partial={"so": "far"})
+    assert_type(ctx.restore(Plain), Plain | None)
+    await ctx.checkpoint(Plain(text="half"))
+    ctx.extend(timedelta(minutes=10))
+    async with ctx.transaction() as session:
+        assert_type(session, AsyncClientSession)
+        await session.client["shop"]["orders"].insert_one({"text": ctx.model.text}, session=session)
+        ctx.result = "made"
+
+
+class Counter(axeq.Model[int], name="counter"):
+    number: int
+
+
+@pool.task(Counter)
+async def counter(ctx: axeq.Context[Counter, int]) -> int:
+    async def count(session: AsyncClientSession) -> int:
+        await ctx.queue.enqueue(Ping(), session=session)
+        return ctx.model.number
+
+    assert_type(ctx.result, int | None)
+    return await ctx.transact(count)
+
+
+class Tally(axeq.Model[int], name="tally"):
+    number: int
+
+
+@pool.task(Tally)
+def tally(ctx: axeq.Context[Tally, int]) -> int:
+    ctx.sync_checkpoint({"page": 3})
+    if ctx.attempt > 1:
+        return ctx.sync_transact(lambda session: ctx.model.number)
+    with ctx.sync_transaction() as session:
+        assert_type(session, ClientSession)
+        ctx.result = ctx.model.number
+    return ctx.model.number
 
 
 @pool.task(Total, executor="thread", retention=timedelta(days=1))
