@@ -19,11 +19,14 @@ import axeq
 from axeq.capabilities import Capabilities, probe
 from axeq.codec import CODEC_OPTIONS
 from axeq.embedded import open_embedded
+from tests.support.features import named_tests
 from tests.support.kinds import KINDS, NEEDS, why_not
 from tests.support.probe import release_blocked
+from tests.support.proofs import Proofs
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Proofs(named_tests()), "proofs")
     config.addinivalue_line("markers", f"needs(*what): of {sorted(NEEDS)}, what the test asks of a store")
 
 

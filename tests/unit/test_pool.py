@@ -1,0 +1,72 @@
+"""What a pool is told before it runs: mistakes are found where they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import axeq
+from tests.support.probe import Probe, probe
+
+URI = "mongodb://localhost:27017/shop"
+
+
+@pytest.fixture
+def pool() -> axeq.Pool:
+    return axeq.Pool(axeq.Store(URI))
+
+
+def test_a_second_task_of_a_name_is_refused(pool: axeq.Pool) -> None:
+    first = pool.add(axeq.Task(Probe, probe))
+
+    with pytest.raises(axeq.TaskExists, match="'probe'"):
+        pool.add(axeq.Task(Probe, probe))
+
+    assert pool.tasks == [first]
+
+
+@pytest.mark.parametrize(
+    ("moment", "function", "says"),
+    [
+        ("finished", print, "tells of no 'finished'"),
+        ("done", "not a function", "takes a function of (job)"),
+        ("done", lambda: None, "with (job)"),
+        ("error", lambda job: None, "with (error, job)"),
+        ("unknown", lambda name: None, "with (name, count)"),
+    ],
+)
+def test_a_hook_that_cannot_be_told_is_refused_by_its_moment(
+    pool: axeq.Pool, moment: Any, function: Any, says: str
+) -> None:
+    with pytest.raises(axeq.ConfigurationError) as caught:
+        pool.on(moment)(function)
+
+    assert says in str(caught.value)
+
+
+def test_a_decorated_hook_stays_the_function_it_was(pool: axeq.Pool) -> None:
+    def count(job: axeq.Record) -> None: ...
+
+    assert pool.on("done")(count) is count
+
+
+@pytest.mark.parametrize("notify", ["not a function", lambda: None])
+def test_a_notify_that_cannot_be_called_with_a_job_is_refused(notify: Any) -> None:
+    with pytest.raises(axeq.ConfigurationError, match="notify"):
+        axeq.Task(Probe, probe, notify=notify)
+
+
+def test_a_lifespan_that_is_no_function_is_refused() -> None:
+    with pytest.raises(axeq.ConfigurationError, match="lifespan"):
+        axeq.Pool(axeq.Store(URI), lifespan="resources")  # type: ignore[typeddict-item]
+
+
+def test_a_lifespan_that_returns_no_context_manager_says_how_to_make_one() -> None:
+    import mongomock
+
+    pool = axeq.Pool(axeq.Store(mongomock.MongoClient()), lifespan=lambda pool: object())  # type: ignore[typeddict-item,arg-type,return-value]
+    pool.add(axeq.Task(Probe, probe))
+
+    with pytest.raises(axeq.ConfigurationError, match="asynccontextmanager"):
+        pool.run()
