@@ -262,6 +262,9 @@ class Record:
         last settled attempt, and its completion.
         """
         told, ended = self._told(), self.ended_at
+        # What was replaced has been enqueued since.
+        anew = max((place for place, entry in enumerate(told) if entry.get("verb") == "replace"), default=0)
+        earlier, told = told[:anew], told[anew:]
         since = len(told) if ended is None else sum(entry["at"] < ended for entry in told)
         before, after = told[:since], told[since:]
         attempt = after[0]["attempt"] if after else self.attempts
@@ -273,7 +276,7 @@ class Record:
         if self.state is State.COMPLETED and self.finished_at is not None:
             after = [*after, {"verb": "complete", "at": self.finished_at, "attempt": self.attempts}]
         enqueued = {"verb": "enqueue", "at": self.created_at, "attempt": 0}
-        return [enqueued, *sorted((*before, *steps, *after), key=lambda entry: entry["at"])]
+        return [*earlier, enqueued, *sorted((*before, *steps, *after), key=lambda entry: entry["at"])]
 
     def _told(self) -> list[Mapping[str, Any]]:
         """Returns its events without those that a hand at the database has spoilt."""

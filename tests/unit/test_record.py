@@ -9,7 +9,7 @@ import pytest
 
 import axeq
 from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
-from axeq.record import FailedAttempt, Record, failure, phase_at
+from axeq.record import FailedAttempt, Record, event, failure, phase_at
 from axeq.settlement import settlement
 from axeq.states import Cause, Phase
 
@@ -107,6 +107,25 @@ def test_a_timeline_tells_a_jobs_history_oldest_first() -> None:
     ]
     moments = [entry["at"] for entry in Record(document).timeline]
     assert moments == sorted(moments)
+
+
+def test_a_job_that_was_replaced_was_enqueued_then() -> None:
+    document = after(held_job(created_at=NOW - SECOND), Failed(failure("ValueError", "bad colour")), seconds=2)
+    later = NOW + 5 * SECOND
+    document["events"].append(event("replace", later, attempt=1))
+    document.update(state="enqueued", created_at=later, attempts=0)
+    del document["started_at"], document["ended_at"]
+
+    document = after(document, Completed(), seconds=9, attempts=1)
+
+    assert told(Record(document)) == [
+        ("fail", 1),
+        ("enqueue", 0),
+        ("replace", 1),
+        ("start", 1),
+        ("end", 1),
+        ("complete", 1),
+    ]
 
 
 def test_a_job_that_waits_has_only_been_enqueued() -> None:
