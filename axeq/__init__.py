@@ -52,6 +52,7 @@ from axeq.store import Store
 
 if TYPE_CHECKING:
     from axeq.context import Context
+    from axeq.group import Group
     from axeq.pool import Pool
     from axeq.task import Task
 
@@ -67,6 +68,7 @@ __all__ = [
     "ConfigurationError",
     "Context",
     "EnqueueUnknown",
+    "Group",
     "HandlerInvalid",
     "IndexMissing",
     "Isolated",
@@ -99,7 +101,7 @@ __all__ = [
     "backoff",
 ]
 
-_OF_WORKERS = {"Context": "axeq.context", "Pool": "axeq.pool", "Task": "axeq.task"}
+_OF_WORKERS = {"Context": "axeq.context", "Group": "axeq.group", "Pool": "axeq.pool", "Task": "axeq.task"}
 
 
 def __getattr__(name: str) -> Any:

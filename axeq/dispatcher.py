@@ -98,6 +98,9 @@ class Dispatcher:
         """Claims once for every lane that wants jobs, and returns the seconds to rest, 0 for none."""
         if not self._leases.healthy:
             return _UNHEALTHY_REST
+        if not self._lanes:
+            self._hints.idle()
+            return _LONGEST_REST
         hungry = [lane for lane in self._lanes.values() if lane.wanted and self._open(lane)]
         if not hungry:
             self._hints.busy()

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from axeq.due import Candidate
 from axeq.errors import StoreError
@@ -31,8 +31,28 @@ _MOST_AT_ONCE = 500
 """How many of the jobs that this process stores at once are told: a read brings the others."""
 
 
+class Groups(Protocol):
+    """Who is told of jobs that are handled in groups: of the tasks in `names`."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    def arrived(self, document: Document) -> None:
+        """Takes note of a job of these tasks that somebody has stored."""
+        ...
+
+    def changed(self, due_at: datetime) -> None:
+        """Takes note of some job, maybe one of these tasks, that will fall due again, or is."""
+        ...
+
+    def doubt(self) -> None:
+        """Takes note that something may have been missed."""
+        ...
+
+
 class Hints:
-    """Tells the feeds of a pool (by queue) what is heard, of all their queues by one stream.
+    """Tells the feeds of a pool (by queue) what is heard, of all their queues by one stream, and `groups` of jobs that
+    are handled in groups.
 
     `names` are the tasks of interest, None for any. `cancelled` is called with the id and reason of a running job
     that somebody asked to cancel.
@@ -44,11 +64,13 @@ class Hints:
         feeds: Mapping[str, Feed],
         *,
         names: Collection[str] | None,
+        groups: Groups | None = None,
         cancelled: Callable[[Any, str], None],
     ) -> None:
         self._store = store
         self._feeds = feeds
         self._names = names
+        self._groups = groups
         self._cancelled = cancelled
         self._idle = asyncio.Event()
         self._acted = asyncio.Event()
@@ -81,12 +103,15 @@ class Hints:
             await self._follow()
 
     def _stored_here(self, documents: Sequence[Document]) -> None:
-        for document in documents[:_MOST_AT_ONCE] if self._idle.is_set() else ():
+        for document in documents[:_MOST_AT_ONCE] if self._idle.is_set() or self._groups is not None else ():
             self._stored(document)
 
     def _stored(self, document: Document) -> None:
         queue = document["queue"]
         feed = self._feeds.get(queue) if isinstance(queue, str) else None
+        if self._groups is not None and feed is not None and document["name"] in list(self._groups.names):
+            self._groups.arrived(document)
+            return
         if feed is not None and feed.announced(Candidate.of(document)):
             self._acted.clear()
 
@@ -120,6 +145,8 @@ class Hints:
         for feed in self._feeds.values():
             feed.streaming = open
             feed.hint()  # jobs may have come while nobody listened
+        if self._groups is not None:
+            self._groups.doubt()
 
     async def _let_claim(self) -> None:
         """Lets the claim of what was just announced go out before the stream is asked for more."""
@@ -142,6 +169,8 @@ class Hints:
         elif isinstance(updated.get("available_at"), datetime):
             for feed in self._feeds.values():  # an update does not say of which queue it is
                 feed.due_at(updated["available_at"])
+            if self._groups is not None and updated.get("state") != State.DEQUEUED.value:
+                self._groups.changed(updated["available_at"])
 
     def _pipeline(self) -> list[Mapping[str, Any]]:
         inserted: dict[str, Any] = {"operationType": "insert", "fullDocument.queue": {"$in": list(self._feeds)}}
@@ -155,7 +184,7 @@ class Hints:
                     "documentKey": 1,
                     **{
                         f"fullDocument.{field}": 1
-                        for field in ("_id", "queue", "name", "available_at", "priority", "version", "lost")
+                        for field in ("_id", "queue", "name", "available_at", "priority", "version", "lost", "group")
                     },
                     "updateDescription.updatedFields.state": 1,
                     "updateDescription.updatedFields.available_at": 1,

@@ -40,16 +40,18 @@ FENCE = {"_id": 1, "state": 1, "claim.token": 1, "cancel": 1}
 """What is read of a job to see whether a claim still holds."""
 
 
-def claim_many(ids: Sequence[Any], clock: Clock, *, worker: str, lease: float, patience: float) -> Op[list[Record]]:
-    """Claims those of `ids` that are due and have never lost a lease, under one fresh token, and returns them
-    as claimed.
+def claim_many(
+    ids: Sequence[Any], clock: Clock, *, worker: str, lease: float, patience: float, lost: int = 0
+) -> Op[list[Record]]:
+    """Claims those of `ids` that are due and have lost `lost` leases (default none), under one fresh token, and
+    returns them as claimed.
 
-    `lease` is in seconds. `patience` is the claim's own deadline in seconds: for so long after an unanswered
-    claim the server may still be carrying it out.
+    Of jobs that have lost one it adds to `lost`, not to `attempts`. `lease` is in seconds. `patience` is the claim's
+    own deadline in seconds: for so long after an unanswered claim the server may still be carrying it out.
     """
     token = ObjectId()
-    query = {"_id": {"$in": list(ids)}, "available_at": {"$lte": clock.earliest()}, "lost": 0}
-    claimed = _claimed(token, worker, clock, lease, attempts=1)
+    query = {"_id": {"$in": list(ids)}, "available_at": {"$lte": clock.earliest()}, "lost": lost}
+    claimed = _claimed(token, worker, clock, lease, attempts=0 if lost else 1)
     sent = clock.monotonic()
     try:
         result = yield Call(JOBS, "update_many", (query, claimed), timeout=patience)

@@ -142,7 +142,7 @@ def settlements(
     ended_at: datetime | None = None,
     said: Document | None = None,
 ) -> list[Settlement]:
-    """Returns the writes for jobs that were handled together, under one token: those that are alike go as one."""
+    """Returns the writes for jobs that were handled together: those that are alike go as one."""
     entries: list[Settlement] = []
     shared: dict[Hashable, Settlement] = {}
     stamped = _stamped(started_at, ended_at, said)
@@ -151,7 +151,7 @@ def settlements(
         first = shared.get(terms)
         if first is None:
             first = settlement(record, outcome, limits, clock, started_at=started_at, ended_at=ended_at, said=said)
-            shared[terms] = first = replace(first, alike=(record.token, started_at, terms))
+            shared[terms] = first = replace(first, alike=(started_at, terms))
             entries.append(first)
         else:
             instead = partial(_cancel_asked, record, limits, clock, stamped) if first.instead is not None else None
@@ -163,7 +163,7 @@ def _terms(record: Record, outcome: Outcome, limits: Limits) -> Hashable:
     """Returns what an update depends on: for equal ones it is the same. The outcomes must outlive the terms."""
     created_at = record.created_at if min(limits.retention, limits.cancelled_retention) < _RESENT else None
     reported = tuple(field in record.document for field in ("progress", "result", "checkpoint"))
-    return id(outcome), record.attempts, record.lost > 1, record.retention, created_at, reported
+    return record.token, id(outcome), record.attempts, record.lost > 1, record.retention, created_at, reported
 
 
 def _stamped(started_at: datetime | None, ended_at: datetime | None, said: Document | None) -> Document:

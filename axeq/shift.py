@@ -9,10 +9,12 @@ from typing import Any
 
 from axeq import indexes, manage, workers
 from axeq.board import Board
+from axeq.claims import Claims
 from axeq.crew import Crew
 from axeq.dispatcher import Dispatcher
 from axeq.errors import AccessDenied, StoreError, StoreUnavailable, redact
 from axeq.feed import Feed
+from axeq.gatherer import Gatherer
 from axeq.hints import Hints
 from axeq.lag import RandomLag, RankedLag
 from axeq.lane import Lane, Places
@@ -92,13 +94,14 @@ class Shift:
         self._lifespan = Lifespan(plan.lifespan) if plan.lifespan is not None else None
         self._unhealthy: StoreError | None = None
         self._sources = {queue: self._source(queue) for queue in plan.queues}
-        feeds = {queue: source.feed for queue, source in self._sources.items()}
-        names = self._versions if isinstance(plan.strangers, str) else None
-        self._hints = Hints(self._store, feeds, names=names, cancelled=self._crew.cancel)
+        grouped = {name: lane for name, lane in self._lanes.items() if lane.task.group is not None}
+        self._ungrouped = {name: lane for name, lane in self._lanes.items() if name not in grouped}
+        self._gatherer = self._gatherer_of(grouped)
+        self._hints = self._hints_of(self._gatherer if grouped else None)
         self._unknown = Unknown(plan, self._sources, self._versions, self._hints, self._adopt)
         self._dispatcher = Dispatcher(
             self._store,
-            self._lanes,
+            self._ungrouped,
             sources=self._sources,
             weights=plan.queues,
             strict=plan.strict,
@@ -112,6 +115,25 @@ class Shift:
         first = self._sources[next(iter(plan.queues))]
         self._ticker = Ticker(self._store, first.queue, plan.tasks, lag=first.lag, resting=self._rests)
 
+    def _hints_of(self, groups: Gatherer | None) -> Hints:
+        names = self._versions if isinstance(self._plan.strangers, str) else None
+        feeds = {queue: source.feed for queue, source in self._sources.items()}
+        return Hints(self._store, feeds, names=names, groups=groups, cancelled=self._crew.cancel)
+
+    def _gatherer_of(self, lanes: Mapping[str, Lane]) -> Gatherer:
+        plan = self._plan
+        return Gatherer(
+            self._store,
+            lanes,
+            sources=list(self._sources.values()),
+            strict=plan.strict,
+            crew=self._crew,
+            leases=self._leases,
+            claims=Claims(self._store, worker=plan.worker, lease=plan.lease),
+            interval=min(task.interval for task in plan.tasks),
+            max_interval=plan.max_interval,
+        )
+
     def _source(self, queue: str) -> Source:
         plan, clock = self._plan, self._store.clock
         lag = _lag(plan)
@@ -119,7 +141,7 @@ class Shift:
         feed = Feed(
             self._store,
             queue,
-            self._versions,
+            {task.name: task.binding.version for task in plan.tasks if task.group is None},
             board,
             interval=min(task.interval for task in plan.tasks),
             max_interval=plan.max_interval,
@@ -143,6 +165,7 @@ class Shift:
         self._leases.start()
         for work in (
             self._dispatcher.run(),
+            self._gatherer.run(),
             self._hints.run(),
             self._ticker.run(),
             self._every(_CONTROLS_EVERY, self._read_controls),
@@ -185,9 +208,10 @@ class Shift:
 
     async def _end(self) -> None:
         self._ending.set()
-        dispatching, *others = self._background
+        dispatching, gathering, *others = self._background
         self._dispatcher.end()
-        await asyncio.wait([dispatching])  # the claim under way ends, and what it brought is given back
+        self._gatherer.end()
+        await asyncio.wait([dispatching, gathering])  # the claim under way ends, and what it brought is given back
         await self._leave()
         await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
         await _cancelled([*others, *(read for source in self._sources.values() for read in source.feed.reads)])
@@ -209,6 +233,7 @@ class Shift:
 
     def _wake(self) -> None:
         self._dispatcher.wake()
+        self._gatherer.wake()
 
     def _rests(self, name: str) -> bool:
         """Whether a task, by name, is not to be begun."""
@@ -218,6 +243,7 @@ class Shift:
     def _freed(self) -> None:
         for source in self._sources.values():
             source.feed.hint()
+        self._gatherer.doubt()
 
     def _report(self, holding: Holding) -> None:
         if not self._loop.is_closed():
@@ -227,6 +253,7 @@ class Shift:
         for queue, paused in (await self._store.arun(manage.paused(list(self._sources)))).items():
             if paused != self._sources[queue].paused:
                 self._sources[queue].paused = paused
+                self._gatherer.doubt()
                 self._wake()
 
     async def _announce(self) -> None:
@@ -255,7 +282,7 @@ class Shift:
 
     def _adopt(self, task: Task[Any, Any]) -> None:
         """Has another task's jobs run from now on."""
-        self._lanes[task.name] = Lane(task, self._places)
+        self._lanes[task.name] = self._ungrouped[task.name] = Lane(task, self._places)
         self._dispatcher.renew()
 
     async def _check_health(self) -> None:

@@ -13,6 +13,7 @@ from axeq.backoff import Curve, Exponential
 from axeq.context import Context
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, HandlerInvalid
+from axeq.group import Group
 from axeq.handle import AsyncJob, Job
 from axeq.model import Binding, M, Payload, R, bind
 from axeq.outcome import Limits
@@ -58,6 +59,7 @@ class TaskOptions(TypedDict, total=False):
     executor: Executor | None
     every: Duration | None
     payload: Any
+    group: Group | None
     notify: Notify | None
 
 
@@ -89,6 +91,9 @@ class Task(Generic[M, R]):
       all pools; 100 ms to 366 days, default None, none. Slots that pass while no pool runs, or while the task is
       paused, stay empty
     - `payload`: the model of those jobs, default `Model()`, made anew for each
+    - `group`: has one call of the handler take all jobs of a group together, in `ctx.models` and `ctx.jobs`; the jobs
+      of one group are enqueued with `group="name"`, or all without. Each ends by itself: it is as the handler ends, but
+      for its own attempts. Default None, each job alone
     - `notify`: called with the job's handle once it is stored that the job has completed or is cancelled, by the
       pool that had it; an `AsyncJob` for an async function, a `Job` for a plain one, which runs in a thread. Its
       errors are logged and change nothing
@@ -117,6 +122,7 @@ class Task(Generic[M, R]):
         self.executor = _executor(handler, options.get("executor"))
         self.every = _every(options)
         self.payload = _payload(self.binding, options)
+        self.group = _group(options.get("group"))
         self.notify = _notify(options.get("notify"))
         if self.executor == "process":
             _check_portable(self.limits)
@@ -227,6 +233,12 @@ def _every(options: TaskOptions) -> float | None:
     if not SHORTEST_PERIOD <= period <= LONGEST_PERIOD:
         raise ConfigurationError(f"every must be between {SHORTEST_PERIOD:g} s and 366 days, not {period:g} s")
     return period
+
+
+def _group(group: Any) -> Group | None:
+    if group is not None and not isinstance(group, Group):
+        raise ConfigurationError(f"group must be an axeq.Group, as in group=axeq.Group(grace=10), not {group!r:.100}")
+    return group
 
 
 def _payload(binding: Binding[Any, Any], options: TaskOptions) -> Callable[[], Any]:

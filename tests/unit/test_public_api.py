@@ -27,6 +27,7 @@ PUBLIC = [
     "ConfigurationError",
     "Context",
     "EnqueueUnknown",
+    "Group",
     "HandlerInvalid",
     "IndexMissing",
     "Isolated",
