@@ -27,9 +27,9 @@ class Group:
     """When the jobs of a group have come together: `Task(Model, handler, group=Group(grace=10))`.
 
     One call of the handler takes them once no job has come to the group for `grace` (default 60 s), or its first has
-    waited for `max_delay` (default None, for ever), or there are `max_size` of them (default 1,000, at most 5,000);
-    more than that are taken by further calls. Durations are `timedelta` or seconds. Raises `ConfigurationError` for an
-    option that cannot work.
+    waited for `max_delay` (default None: it waits for as long as jobs keep coming), or there are `max_size` of them
+    (default 1,000, at most 5,000); more than that are taken by further calls. Durations are `timedelta` or seconds.
+    Raises `ConfigurationError` for an option that cannot work.
     """
 
     grace: Duration = 60.0

@@ -70,7 +70,7 @@ UNITS = {
     "max_lag": r"100 ms",
     "interval": r"100 ms",
     "min_delay": r"1 s",
-    "max_delay": r"10 min",
+    "max_delay": r"10 min|or seconds",
     "max_payload": r"bytes",
     "max_result": r"bytes",
     "size": r"bytes",
