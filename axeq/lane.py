@@ -122,8 +122,10 @@ class Lane:
         ahead = min(int(self._handling.rate * _AHEAD_SECONDS), _MOST_AHEAD)
         ready = len(self.ready)
         missing = self.task.workers + ahead - self.running - ready
-        wanted = missing if self.running + ready < self.task.workers or ready <= ahead // 2 else 0
-        return wanted if self.places is None else min(wanted, self.places.room)
+        if self.places is not None:
+            # What is claimed when is up to the places: a lane that sat out a claim would lose its share of it.
+            return max(min(missing + ahead, self.places.room), 0)
+        return missing if self.running + ready < self.task.workers or ready <= ahead // 2 else 0
 
     @property
     def surplus(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from axeq import manage
 from axeq.errors import ConfigurationError
 from axeq.hints import Hints
-from axeq.model import name_of
+from axeq.model import Binding, name_of
 from axeq.plan import Plan, Whatever
 from axeq.source import Source
 from axeq.strangers import park, served
@@ -24,6 +24,7 @@ __all__ = ["Unknown"]
 _LOGGER = logging.getLogger("axeq.pool")
 _CAP = 1000
 _MOST_ADOPTED = 100
+_ANY_VERSION = sys.maxsize
 
 
 class Unknown:
@@ -95,9 +96,9 @@ class Unknown:
         for name in taken[: max(_MOST_ADOPTED - len(self._adopted), 0)]:
             if name not in self._adopted:
                 self._adopted[name] = set()
-                self._adopt(Task(Whatever, self._plan.strangers, name=name))  # type: ignore[arg-type]
+                self._adopt(_whatever(name, self._plan.strangers))
             self._adopted[name].add(queue)
-            source.feed.adopt(name, sys.maxsize)
+            source.feed.adopt(name, _ANY_VERSION)
         self._settle_doors()
         return [name for name in taken if queue in self._adopted.get(name, ())]
 
@@ -117,6 +118,13 @@ class Unknown:
         """Has each queue give jobs only of names that are adopted there."""
         for queue, source in self._sources.items():
             source.foreign = frozenset(name for name, queues in self._adopted.items() if queue not in queues)
+
+
+def _whatever(name: str, handler: Any) -> Task[Any, Any]:
+    """Returns the task of a handler for jobs of a name, of whatever fields and version."""
+    task: Task[Any, Any] = Task(Whatever, handler, name=name)
+    task.binding = Binding(Whatever, name=name, version=_ANY_VERSION)
+    return task
 
 
 def _can_be_adopted(name: str) -> bool:
