@@ -13,7 +13,7 @@ from axeq.errors import AxeqError
 from axeq.handle import AsyncJob, identities
 from axeq.manage import Cancellation
 from axeq.model import M, Payload, R, bind
-from axeq.options import BatchOptions, EnqueueOptions, payload_values, task_name, wanted
+from axeq.options import BatchOptions, CallbackOptions, EnqueueOptions, payload_values, task_name, wanted
 from axeq.queue import Face
 from axeq.record import identity
 from axeq.states import State
@@ -112,6 +112,7 @@ class AsyncQueue(Face):
         when: AsyncWhen | None = None,
         name: str | None = None,
         session: SessionOf | None = None,
+        **options: Unpack[CallbackOptions],
     ) -> AsyncCallback:
         """Returns a web callback; otherwise as `Queue.callback`, and its functions may be async.
 
@@ -119,7 +120,7 @@ class AsyncQueue(Face):
         in Starlette `Route(path, queue.callback(build).route(endpoint))`; in both
         `app.add_middleware(queue.callback(build).middleware)`. The session is `request.state.session`.
         """
-        return AsyncCallback(self, build, delay=delay, when=when, name=name, session=session)
+        return AsyncCallback(self, build, delay=delay, when=when, name=name, session=session, **options)
 
     async def get(self, id: Any, *, model: type[M] | None = None) -> AsyncJob[M, Any]:
         """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""

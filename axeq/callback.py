@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError
+from axeq.options import CALLBACK_OPTIONS, checked
 
 __all__ = ["AsyncBuild", "AsyncCallback", "AsyncWhen", "Build", "Built", "Callback", "SessionOf", "When"]
 
@@ -68,6 +69,7 @@ class _Callback:
         when: Callable[[Any], Any] | None,
         name: str | None,
         session: SessionOf | None,
+        **options: Any,
     ) -> None:
         for option, function in (("build", build), ("when", when), ("session", session)):
             if not callable(function) and (function is not None or option == "build"):
@@ -76,7 +78,9 @@ class _Callback:
         self._build = build
         self._when = when
         self._session = session
-        self._options = {"delay": seconds(delay, "delay"), "name": name}
+        checked("callback", {"delay": delay, **options}, CALLBACK_OPTIONS)
+        self._label: Callable[[Any], str | None] | None = options.pop("label", None)
+        self._options = {"delay": seconds(delay, "delay"), "name": name, **options}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {getattr(self._build, '__qualname__', self._build)} on {self._queue!r}>"
@@ -108,8 +112,15 @@ class _Callback:
             session = yield self._session(request)
         else:
             session = _in_transaction(getattr(holder, "session", None))
-        put = self._queue.enqueue if isinstance(built, BaseModel) else self._queue.enqueue_many
-        yield put(built, session=session, **self._options)
+        terms = {"session": session, **self._options}
+        if isinstance(built, BaseModel):
+            if self._label is not None:
+                terms["label"] = self._label(built)
+            yield self._queue.enqueue(built, **terms)
+        else:
+            if self._label is not None:
+                terms["label"] = self._label
+            yield self._queue.enqueue_many(built, **terms)
 
 
 class Callback(_Callback):

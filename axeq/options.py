@@ -16,8 +16,10 @@ from axeq.record import identity
 
 __all__ = [
     "BATCH_OPTIONS",
+    "CALLBACK_OPTIONS",
     "ENQUEUE_OPTIONS",
     "BatchOptions",
+    "CallbackOptions",
     "EnqueueOptions",
     "JobOptions",
     "checked",
@@ -64,8 +66,22 @@ class BatchOptions(JobOptions, total=False):
     unique: bool
 
 
+class CallbackOptions(TypedDict, total=False):
+    """What the jobs of a web callback take; the meanings are those of `Queue.enqueue_many`."""
+
+    priority: int
+    max_attempts: int | None
+    timeout: Duration | None
+    retention: Duration | None
+    group: str | None
+    label: Callable[[Any], str | None] | None
+    on_conflict: Literal["raise", "ignore"]
+    unique: bool
+
+
 ENQUEUE_OPTIONS = frozenset(typing.get_type_hints(EnqueueOptions))
 BATCH_OPTIONS = frozenset(typing.get_type_hints(BatchOptions)) | {"label"}
+CALLBACK_OPTIONS = frozenset(typing.get_type_hints(CallbackOptions)) | {"delay"}
 
 
 def checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = ENQUEUE_OPTIONS) -> dict[str, Any]:
@@ -78,7 +94,7 @@ def checked(verb: str, options: Mapping[str, Any], known: frozenset[str] = ENQUE
     checks = _CHECKS if known is ENQUEUE_OPTIONS else _BATCH_CHECKS
     terms = {option: checks[option](value) for option, value in options.items()} | _due(options)
     if not _TERMS.isdisjoint(options):
-        _check_terms(terms, verb)
+        _check_terms(terms, verb, many=known is not ENQUEUE_OPTIONS)
     return terms
 
 
@@ -87,9 +103,8 @@ def labelled(label: Any, payload: Any) -> str | None:
     return _label(label(payload))
 
 
-def _check_terms(terms: dict[str, Any], verb: str) -> None:
+def _check_terms(terms: dict[str, Any], verb: str, *, many: bool) -> None:
     """Refuses terms of an enqueue that do not fit each other; leaves a duration in `unique` to `isolation`."""
-    many = verb == "enqueue_many"
     unique, on_conflict = terms.get("unique", False), terms.get("on_conflict", "raise")
     if unique and terms.get("label") is not None:
         raise ConfigurationError("give label or unique, not both: unique makes a label from the payload")
@@ -97,7 +112,7 @@ def _check_terms(terms: dict[str, Any], verb: str) -> None:
         if terms.get("isolation") is not None:
             raise ConfigurationError("give isolation, or unique a duration, not both")
         if many:
-            raise ConfigurationError("enqueue_many takes unique=True alone: a duration is for enqueue")
+            raise ConfigurationError(f"{verb} takes unique=True alone: a duration is for enqueue")
         terms["isolation"] = unique
     if on_conflict != "raise" and not unique and not terms.keys() & {"label", "isolation"}:
         raise ConfigurationError(
@@ -106,7 +121,7 @@ def _check_terms(terms: dict[str, Any], verb: str) -> None:
     if on_conflict != "replace":
         return
     if many:
-        raise ConfigurationError('enqueue_many takes on_conflict="raise" or "ignore": replace jobs one by one')
+        raise ConfigurationError(f'{verb} takes on_conflict="raise" or "ignore": replace jobs one by one')
     for other in ("id", "isolation", "session"):
         if terms.get(other) is not None:
             raise ConfigurationError(f'on_conflict="replace" cannot go with {other}: {_WHY_NO_REPLACE[other]}')
@@ -188,7 +203,7 @@ def _identity(value: Any) -> Any:
 
 def _label_maker(label: Any) -> Any:
     if label is not None and not callable(label):
-        raise ConfigurationError(f"label of enqueue_many must be a function of the payload, not {label!r:.100}")
+        raise ConfigurationError(f"label must be a function of the payload here, not {label!r:.100}")
     return label
 
 

@@ -17,6 +17,7 @@ from axeq.model import LARGEST_PAYLOAD, Binding, M, Payload, R, bind, name_of
 from axeq.options import (
     BATCH_OPTIONS,
     BatchOptions,
+    CallbackOptions,
     EnqueueOptions,
     checked,
     labelled,
@@ -246,6 +247,7 @@ class Queue(Face):
         when: When | None = None,
         name: str | None = None,
         session: SessionOf | None = None,
+        **options: Unpack[CallbackOptions],
     ) -> Callback:
         """Returns a web callback: once a request has been handled, and before its response is sent, it enqueues
         what `build` makes of the request: a payload, a list of them, or None for nothing.
@@ -259,9 +261,11 @@ class Queue(Face):
         `delay` is as for `enqueue`. `when` decides from the request whether anything is enqueued. `name` is for
         models that have none. `session` finds the session of the request's transaction; by default it is
         `flask.g.session` or `request.state.session`, where that is a MongoDB session with an open transaction.
-        What the handler knows, it hands to `build` on `flask.g` or `request.state`. Raises `ConfigurationError`.
+        What the handler knows, it hands to `build` on `flask.g` or `request.state`. Other `options` are those of
+        `enqueue_many` that are the same for every request; `label` is a function of the payload. Raises
+        `ConfigurationError`.
         """
-        return Callback(self, build, delay=delay, when=when, name=name, session=session)
+        return Callback(self, build, delay=delay, when=when, name=name, session=session, **options)
 
     def get(self, id: Any, *, model: type[M] | None = None) -> Job[M, Any]:
         """Returns a job; `model` says how its payload and result are read. Raises `JobNotFound`."""

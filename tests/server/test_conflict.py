@@ -237,7 +237,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"group": ""}, "group must be text"),
 ]
 MANY_REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"label": "a"}, "label of enqueue_many must be a function"),
+    ({"label": "a"}, "label must be a function of the payload"),
     ({"label": lambda payload: 7}, "label must be text"),
     ({"label": value_of, "on_conflict": "replace"}, "one by one"),
     ({"label": value_of, "unique": True}, "not both"),

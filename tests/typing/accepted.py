@@ -33,6 +33,10 @@ class Plain(BaseModel):
     text: str
 
 
+def text_of(payload: Plain) -> str | None:
+    return payload.text or None
+
+
 store = axeq.Store("mongodb://localhost:27017/shop", timeout=timedelta(seconds=5))
 queue = axeq.Queue(store, max_payload=100_000)
 async_queue = axeq.AsyncQueue(store, "images")
@@ -153,6 +157,18 @@ def produce() -> None:
     many = queue.enqueue_many((Thumbnail(image=name) for name in ("a.jpg", "b.jpg")), priority=3)
     assert_type(many, list[axeq.Job[Thumbnail, Made]])
     assert_type(queue.enqueue_many([Plain(text="a")], name="plain"), list[axeq.Job[Plain, Any]])
+
+    kept = queue.enqueue(Thumbnail(image="a.jpg"), label="a", isolation=timedelta(hours=1), on_conflict="ignore")
+    assert_type(kept.created, bool)
+    assert_type(queue.exists(kept.id), bool)
+    queue.enqueue(Thumbnail(image="a.jpg"), unique=True, on_conflict="replace", group="album-7")
+    queue.enqueue(Thumbnail(image="a.jpg"), unique=60)
+    labelled = queue.enqueue_many(
+        [Thumbnail(image="a.jpg")], label=lambda payload: payload.image, on_conflict="ignore", group="album-7"
+    )
+    assert_type(labelled, list[axeq.Job[Thumbnail, Made]])
+    queue.enqueue_many([Plain(text="a")], name="plain", label=text_of)
+    queue.callback(lambda request: Ping(), label=lambda payload: payload.host, on_conflict="ignore", priority=3)
 
     assert_type(queue.get(job.id, model=Thumbnail), axeq.Job[Thumbnail, Any])
     assert_type(queue.find(state=axeq.State.FAILED, limit=10), list[axeq.Job[Any, Any]])

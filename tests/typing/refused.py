@@ -58,7 +58,13 @@ def produce() -> None:
     queue.enqueue_many([Plain(text="a")])  # refuse: plain models without a name
     queue.enqueue(Thumbnail(image="a.jpg"), dealy=5)  # refuse: misspelt enqueue option
     queue.enqueue(Thumbnail(image="a.jpg"), delay="5 s")  # refuse: wrong type of an enqueue option
-    queue.enqueue_many([Thumbnail(image="a.jpg")], label="a")  # refuse: option that enqueue_many lacks
+    queue.enqueue_many([Thumbnail(image="a.jpg")], label="a")  # refuse: label that is no function of the payload
+    queue.enqueue_many([Thumbnail(image="a.jpg")], on_conflict="replace")  # refuse: what only enqueue does
+    queue.enqueue_many([Thumbnail(image="a.jpg")], isolation=5)  # refuse: option that enqueue_many lacks
+    queue.enqueue(Thumbnail(image="a.jpg"), on_conflict="skip")  # refuse: no such way to meet a conflict
+    queue.enqueue(Thumbnail(image="a.jpg"), isolation="1 h")  # refuse: isolation that is no duration
+    queue.enqueue(Thumbnail(image="a.jpg"), unique="yes")  # refuse: unique that is neither a bool nor a duration
+    queue.callback(lambda request: None, isolation=5)  # refuse: option that a callback lacks
     number: int = queue.enqueue(Thumbnail(image="a.jpg")).wait()  # refuse: result of another type
     print(queue.enqueue(Thumbnail(image="a.jpg")).wait().name)  # refuse: wrong field of the result
     queue.find(data="user_id")  # refuse: a search of payloads that names no field

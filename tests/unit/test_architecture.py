@@ -54,7 +54,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "strangers",
         "indexes",
     ),
-    "faces": ("handle", "callback", "options", "queue", "asyncqueue", "hands", "atomic", "context", "task"),
+    "faces": ("handle", "options", "callback", "queue", "asyncqueue", "hands", "atomic", "context", "task"),
     "running": (
         "lag",
         "board",

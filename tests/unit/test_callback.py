@@ -95,6 +95,10 @@ def client() -> Iterator[pymongo.MongoClient[Any]]:
         ({"build": made, "session": object()}, "session"),
         ({"build": made, "delay": -1}, "delay"),
         ({"build": made, "delay": "5"}, "delay"),
+        ({"build": made, "priority": "high"}, "priority"),
+        ({"build": made, "label": "a"}, "label"),
+        ({"build": made, "unique": True, "on_conflict": "replace"}, "callback"),
+        ({"build": made, "isolation": 5}, "callback"),
     ],
 )
 def test_a_callback_that_cannot_work_is_refused_where_it_is_declared(face: Any, options: Any, named: str) -> None:
@@ -144,6 +148,24 @@ def test_plain_pydantic_models_go_under_the_name_given() -> None:
         queue.callback(lambda request: Report(), name="report")(flask.Response())
 
     assert [job.name for job in queue.find()] == ["report"]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+def test_the_jobs_of_a_callback_take_options_and_a_label_made_of_their_payload(several: bool) -> None:
+    queue = axeq.Queue(store())
+
+    def build(request: Any) -> Any:
+        return [Thumbnail(image="b.jpg")] if several else Thumbnail(image="b.jpg")
+
+    callback = queue.callback(
+        build, label=lambda payload: payload.image, on_conflict="ignore", priority=3, group="album-7"
+    )
+    with flask.Flask("unit").test_request_context():
+        callback(flask.Response())
+        callback(flask.Response())
+
+    (job,) = queue.find()
+    assert (job.label, job.priority, job.group) == ("b.jpg", 3, "album-7")
 
 
 def test_a_starlette_class_endpoint_is_refused_with_the_way_that_works() -> None:
