@@ -42,6 +42,7 @@ from axeq.errors import (
     WaitTimeout,
 )
 from axeq.handle import AsyncJob, Job
+from axeq.lease import AsyncLease, Lease
 from axeq.manage import Cancellation
 from axeq.model import Model
 from axeq.priority import Priority
@@ -60,6 +61,7 @@ __all__ = [
     "AccessDenied",
     "AlreadyRunning",
     "AsyncJob",
+    "AsyncLease",
     "AsyncQueue",
     "AxeqError",
     "Cancel",
@@ -77,6 +79,7 @@ __all__ = [
     "JobGone",
     "JobNotFound",
     "LabelTaken",
+    "Lease",
     "LeaseLost",
     "Model",
     "PayloadInvalid",

@@ -7,10 +7,12 @@ from typing import Any, Unpack, overload
 
 from axeq import batch, indexes, manage, waiting
 from axeq.callback import AsyncBuild, AsyncCallback, AsyncWhen, SessionOf
+from axeq.consumer import AsyncConsumer, Hand, PullOptions, atake
 from axeq.duration import Duration, seconds
 from axeq.enqueue import Draft
 from axeq.errors import AxeqError
 from axeq.handle import AsyncJob, identities
+from axeq.lease import AsyncLease
 from axeq.manage import Cancellation
 from axeq.model import M, Payload, R, bind
 from axeq.options import BatchOptions, CallbackOptions, EnqueueOptions, payload_values, task_name, wanted
@@ -185,6 +187,61 @@ class AsyncQueue(Face):
         limit = None if timeout is None else seconds(timeout, "timeout")
         found = await self.store.arun(waiting.wait_many(ids, self.store.clock, timeout=limit))
         return [AsyncJob(record.document, self.store, bindings.get(record.id)) for record in found]
+
+    @overload
+    async def take(
+        self, model: type[Payload[M, R]], count: int = 1, **options: Unpack[PullOptions]
+    ) -> list[AsyncLease[M, R]]: ...
+    @overload
+    async def take(
+        self, model: type[M], count: int = 1, *, name: str, **options: Unpack[PullOptions]
+    ) -> list[AsyncLease[M, Any]]: ...
+    async def take(
+        self, model: Any, count: int = 1, *, name: str | None = None, **options: Unpack[PullOptions]
+    ) -> list[AsyncLease[Any, Any]]:
+        """Claims up to `count` (default 1) jobs of a model's task that are due now, without a pool, and returns their
+        leases: none where nothing is due, or the queue or task is paused.
+
+        Options as for `consume`. A job that has lost a lease comes alone, whatever `count` is. What ends unrun, as in a
+        pool, is not among them. Raises `ConfigurationError`, `StoreError`.
+        """
+        return await atake(Hand(self.store, self.name, bind(model, name=name), options), count)
+
+    @overload
+    def consume(
+        self,
+        model: type[Payload[M, R]],
+        *,
+        batch: int = 10,
+        wait: Duration | None = None,
+        **options: Unpack[PullOptions],
+    ) -> AsyncConsumer[M, R]: ...
+    @overload
+    def consume(
+        self,
+        model: type[M],
+        *,
+        name: str,
+        batch: int = 10,
+        wait: Duration | None = None,
+        **options: Unpack[PullOptions],
+    ) -> AsyncConsumer[M, Any]: ...
+    def consume(
+        self,
+        model: Any,
+        *,
+        name: str | None = None,
+        batch: int = 10,
+        wait: Duration | None = None,
+        **options: Unpack[PullOptions],
+    ) -> AsyncConsumer[Any, Any]:
+        """Returns what an async loop takes jobs of a model's task from; otherwise as `Queue.consume`.
+
+        What was claimed and not handled is given back before an `async with queue.consume(...) as leases` is left; else
+        soon after the loop is, by a thread.
+        """
+        hand = Hand(self.store, self.name, bind(model, name=name), options)
+        return AsyncConsumer(hand, batch=batch, wait=wait)
 
     async def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
         """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""

@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
+from axeq import checkpoint
 from axeq.asyncqueue import AsyncQueue
 from axeq.atomic import AsyncAtomic, Atomic, pause
-from axeq.codec import opened, plain, seal, size
 from axeq.duration import Duration, seconds
-from axeq.errors import ConfigurationError, LeaseLost, PayloadInvalid
+from axeq.errors import ConfigurationError, LeaseLost
 from axeq.hands import Hands, Terms
 from axeq.interim import keep
 from axeq.lifecycle import Held
@@ -31,7 +31,6 @@ __all__ = ["Context"]
 S = TypeVar("S")
 
 _LOGGER = logging.getLogger("axeq.job")
-_LARGEST_CHECKPOINT = 256 * 1024
 _NOTHING: Document = {}
 
 
@@ -158,13 +157,7 @@ class Context(Generic[M, R]):
         A checkpoint outlives failures, snoozes and releases; completing drops it. Raises `pydantic.ValidationError`
         where it is no `kind`, `PayloadSealed` where the store's codec cannot open it.
         """
-        stored = self.job.document.get("checkpoint")
-        if stored is None:
-            return None
-        from pydantic import TypeAdapter  # with all of pydantic's types: who keeps no checkpoints does not pay
-
-        state = opened(stored, self.store.codec, root=f"checkpoint of {self.job.name!r}")
-        return TypeAdapter(kind).validate_python(state, strict=False, by_alias=False, by_name=True)
+        return checkpoint.restored(self.job, kind, self.store.codec)
 
     def extend(self, timeout: Duration) -> None:
         """Moves the end of this attempt to `timeout` (`timedelta` or seconds) from now, in place of the task's, but
@@ -248,18 +241,7 @@ class Context(Generic[M, R]):
             )
         if self._in_transaction:
             raise ConfigurationError("a checkpoint inside the transaction would undo it: store it before")
-        root, codec = f"checkpoint of {self.job.name!r}", self.store.codec
-        stored = plain(state, root=root, secrets=codec is not None)
-        if codec is None:
-            length = size({"checkpoint": stored}, root=root)
-        else:
-            stored = seal(stored, codec, root=root)
-            length = len(stored)
-        if length > _LARGEST_CHECKPOINT:
-            raise PayloadInvalid(
-                f"{root} is {length:,} bytes, the limit is {_LARGEST_CHECKPOINT:,}: keep the content elsewhere"
-            )
-        return stored
+        return checkpoint.stored(state, self.job.name, self.store.codec)
 
     def _kept(self, stored: Any) -> None:
         """Takes note of a checkpoint that is stored."""

@@ -12,8 +12,6 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
-
 from axeq.clock import Clock
 from axeq.context import Context
 from axeq.errors import Cancel, ConfigurationError, PayloadSealed, ResultInvalid, Retry, Snooze
@@ -32,11 +30,12 @@ from axeq.outcome import (
     describe,
     expired_before,
     fault,
+    invalid,
     sealed,
     unlimited,
 )
 from axeq.processes import ProcessDied, Processes
-from axeq.record import Record, failure
+from axeq.record import Record
 from axeq.settlement import Settlement
 from axeq.states import Cause
 from axeq.store import Store
@@ -211,7 +210,7 @@ class Executor:
             return None, self._left_to_others(attempt.record, error)
         except Exception as error:  # noqa: BLE001 - an upgrade hook may raise anything; the raw data is kept
             self._tell(attempt, error)
-            return None, self.conclude(attempt, _invalid(error))
+            return None, self.conclude(attempt, invalid(error))
 
     def context(self, attempt: Attempt, model: Any, record: Record) -> Context[Any, Any]:
         """Returns what the handler of an attempt gets."""
@@ -416,13 +415,3 @@ def _late(attempt: Attempt, error: BaseException | None) -> TimeoutError:
     late = TimeoutError(f"the attempt ran longer than its {attempt.timeout:g} s")
     late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
     return late
-
-
-def _invalid(error: Exception) -> Cancelled:
-    if isinstance(error, ValidationError):
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        text = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}" for problem in problems
-        )
-        return Cancelled(Cause.INVALID, "the stored payload no longer validates", failure("ValidationError", text))
-    return Cancelled(Cause.INVALID, "the stored payload could not be read", failure(type(error).__name__, str(error)))

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from axeq.clock import Clock
+from axeq.enqueue import PATIENCE
 from axeq.errors import LeaseLost
-from axeq.lifecycle import Held, fence
+from axeq.lifecycle import FENCE, Held, fence, lease_end
 from axeq.record import Document
 from axeq.settlement import patiently
 from axeq.states import State
 from axeq.wire import JOBS, Call, Op, Update
 
-__all__ = ["keep", "report"]
+__all__ = ["beat", "keep", "report"]
 
 
 def report(words: Sequence[tuple[Held, Document]]) -> Op[None]:
@@ -38,3 +39,20 @@ def keep(held: Sequence[Held], state: Any, clock: Clock) -> Op[None]:
     result = yield from patiently(command, clock)
     if result.matched_count < len(held):
         raise LeaseLost(held[0].id, "another worker has it, or it is gone: its checkpoint is not stored")
+
+
+def beat(held: Held, clock: Clock, *, lease: float, checkpoint: Any = None) -> Op[Document]:
+    """Extends one lease to so many seconds from now, and stores a checkpoint with the same write, None for none.
+
+    Returns the job as `FENCE` and with its lease's end; sent again until answered, for as long as a lease at the most.
+    Raises `LeaseLost`.
+    """
+    update: Document = {"$max": {"available_at": lease_end(clock, lease)}}
+    if checkpoint is not None:
+        update["$set"] = {"checkpoint": checkpoint}
+    options = {"return_document": True, "projection": {**FENCE, "available_at": 1}}
+    command = Call(JOBS, "find_one_and_update", (fence(held), update), options)
+    document: Document | None = yield from patiently(command, clock, min(lease, PATIENCE))
+    if document is None:
+        raise LeaseLost(held.id, "another worker has it, or it is gone")
+    return document

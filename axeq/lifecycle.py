@@ -31,6 +31,7 @@ __all__ = [
     "extend",
     "fence",
     "flags",
+    "lease_end",
     "owns",
     "token_of",
 ]
@@ -103,7 +104,7 @@ def _claimed(token: ObjectId, worker: str, clock: Clock, lease: float, *, attemp
         "$set": {
             "state": TRANSITIONS["dequeue"].target.value,
             "claim": {"token": token, "worker": worker},
-            "available_at": _lease_end(clock, lease),
+            "available_at": lease_end(clock, lease),
         },
         "$inc": increments,
     }
@@ -127,7 +128,7 @@ def _recovered(ids: Sequence[Any], token: ObjectId, clock: Clock, lease: float, 
         over = clock.monotonic() >= until
         try:
             held = {"_id": {"$in": list(ids)}, "claim.token": token, "state": _DEQUEUED}
-            yield Call(JOBS, "update_many", (held, {"$max": {"available_at": _lease_end(clock, lease)}}))
+            yield Call(JOBS, "update_many", (held, {"$max": {"available_at": lease_end(clock, lease)}}))
             records = yield from _read_back(ids, token)
         except StoreUnavailable:
             if over:
@@ -166,7 +167,7 @@ def extend(held: Sequence[Held], clock: Clock, *, lease: float, beside: Sequence
     if not held:
         return (yield from flags(beside))
     query = {**_among(held), "state": _DEQUEUED}
-    result = yield Call(JOBS, "update_many", (query, {"$max": {"available_at": _lease_end(clock, lease)}}))
+    result = yield Call(JOBS, "update_many", (query, {"$max": {"available_at": lease_end(clock, lease)}}))
     if result.matched_count >= len(held):
         return (yield from flags([*held, *beside]))
     documents = yield Find(JOBS, {"_id": {"$in": [job.id for job in held]}}, FENCE)
@@ -215,5 +216,6 @@ def _part(document: Document, field: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _lease_end(clock: Clock, lease: float) -> datetime:
+def lease_end(clock: Clock, lease: float) -> datetime:
+    """Returns when a lease that is taken or extended now ends."""
     return clock.latest() + timedelta(seconds=lease)

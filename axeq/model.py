@@ -26,7 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 M_co = TypeVar("M_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-__all__ = ["LARGEST_PAYLOAD", "Binding", "M", "Model", "Payload", "R", "bind", "name_of"]
+__all__ = ["LARGEST_PAYLOAD", "Binding", "M", "Model", "Payload", "R", "bind", "name_of", "problems"]
 
 LARGEST_PAYLOAD = 8 * 1024 * 1024
 """Bytes of BSON: with a result beside it, and what a job has of its own, within MongoDB's 16 MiB."""
@@ -231,6 +231,18 @@ def _result_type(model: type[BaseModel]) -> Any:
             (result,) = metadata["args"]
             return Any if isinstance(result, TypeVar) else result
     return Any
+
+
+def problems(error: Exception) -> str:
+    """Returns what is wrong with a stored payload that could not be read, without quoting it where it does not
+    validate.
+    """
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}" for problem in found
+    )
 
 
 def _explain(error: Exception) -> str:

@@ -12,6 +12,7 @@ from axeq import backoff
 from axeq.codec import Codec
 from axeq.duration import aware, seconds
 from axeq.errors import Cancel, ConfigurationError, ResultInvalid, Retry, Snooze
+from axeq.model import problems
 from axeq.record import Document, Record, event, excerpt, failure, flaw, sealed_failure, usual
 from axeq.states import Cause, State
 
@@ -30,6 +31,7 @@ __all__ = [
     "end_flawed",
     "expired_before",
     "fault",
+    "invalid",
     "judge",
     "sealed",
     "unlimited",
@@ -217,6 +219,13 @@ def expired_before(outcome: Failed | Snoozed, record: Record, now: datetime) -> 
     reason = f"its deadline {record.deadline.isoformat()} comes before its next attempt"
     error = outcome.error if isinstance(outcome, Failed) else None
     return Cancelled(Cause.EXPIRED, reason, error, mistake=outcome.mistake)
+
+
+def invalid(error: Exception) -> Cancelled:
+    """Returns the end of a job whose payload could not be read."""
+    kind = type(error).__name__
+    reason = "no longer validates" if kind == "ValidationError" else "could not be read"
+    return Cancelled(Cause.INVALID, f"the stored payload {reason}", failure(kind, problems(error)))
 
 
 def unlimited(record: Record, limits: Limits) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -20,6 +17,7 @@ from axeq.model import name_of
 from axeq.settings import duration, setting
 from axeq.store import Store
 from axeq.task import Handler, Task
+from axeq.workers import worker_id
 
 __all__ = ["Plan", "PoolOptions", "Whatever", "planned"]
 
@@ -98,7 +96,7 @@ def planned(store: Store, options: PoolOptions) -> Plan:
         store=store,
         queues=_queues(options),
         tasks=(),
-        worker=options.get("worker") or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
+        worker=options.get("worker") or worker_id(),
         lease=_lease(options.get("lease")),
         drain=duration(options.get("drain"), "drain", "AXEQ_DRAIN", 25),
         max_lag=duration(options.get("max_lag"), "max_lag", "AXEQ_MAX_LAG", 0.1),

@@ -8,10 +8,12 @@ from typing import Any, Unpack, overload
 from axeq import batch, indexes, isolation, manage, waiting
 from axeq.callback import Build, Callback, SessionOf, When
 from axeq.codec import fingerprint
+from axeq.consumer import Consumer, Hand, PullOptions, take
 from axeq.duration import Duration, seconds
 from axeq.enqueue import Draft, Stored, insert
 from axeq.errors import AxeqError, ConfigurationError, ServerUnsuitable
 from axeq.handle import Job, identities
+from axeq.lease import Lease
 from axeq.manage import Cancellation
 from axeq.model import LARGEST_PAYLOAD, Binding, M, Payload, R, bind, name_of
 from axeq.options import (
@@ -324,6 +326,67 @@ class Queue(Face):
         limit = None if timeout is None else seconds(timeout, "timeout")
         found = self.store.run(waiting.wait_many(ids, self.store.clock, timeout=limit))
         return [Job(record.document, self.store, bindings.get(record.id)) for record in found]
+
+    @overload
+    def take(self, model: type[Payload[M, R]], count: int = 1, **options: Unpack[PullOptions]) -> list[Lease[M, R]]: ...
+    @overload
+    def take(
+        self, model: type[M], count: int = 1, *, name: str, **options: Unpack[PullOptions]
+    ) -> list[Lease[M, Any]]: ...
+    def take(
+        self, model: Any, count: int = 1, *, name: str | None = None, **options: Unpack[PullOptions]
+    ) -> list[Lease[Any, Any]]:
+        """Claims up to `count` (default 1) jobs of a model's task that are due now, without a pool, and returns their
+        leases: none where nothing is due, or the queue or task is paused.
+
+        Options as for `consume`. A job that has lost a lease comes alone, whatever `count` is. What ends unrun, as in a
+        pool, is not among them. Raises `ConfigurationError`, `StoreError`.
+        """
+        return take(Hand(self.store, self.name, bind(model, name=name), options), count)
+
+    @overload
+    def consume(
+        self,
+        model: type[Payload[M, R]],
+        *,
+        batch: int = 10,
+        wait: Duration | None = None,
+        **options: Unpack[PullOptions],
+    ) -> Consumer[M, R]: ...
+    @overload
+    def consume(
+        self,
+        model: type[M],
+        *,
+        name: str,
+        batch: int = 10,
+        wait: Duration | None = None,
+        **options: Unpack[PullOptions],
+    ) -> Consumer[M, Any]: ...
+    def consume(
+        self,
+        model: Any,
+        *,
+        name: str | None = None,
+        batch: int = 10,
+        wait: Duration | None = None,
+        **options: Unpack[PullOptions],
+    ) -> Consumer[Any, Any]:
+        """Returns what a loop takes jobs of a model's task from, one lease after the other, without a pool.
+
+        `batch` (default 10) are claimed at once. `wait` (`timedelta` or seconds) ends the loop once nothing has been
+        due for so long, default never; while nothing is due it looks every 100 ms to 1 s, and at once after an enqueue
+        of this store. `lease` (default 60 s) is how long a job stays with its holder without a heartbeat; `worker`
+        names the holder, default host, process and a random part. `max_attempts`, `max_lost`, `backoff`, `min_delay`,
+        `max_delay`, `delay_factor`, `retry_on`, `no_retry_on`, `is_failure`, `retention`, `cancelled_retention` and
+        `max_result` are those of `Task`.
+
+        A lease is the loop's until the next one is asked for. When the loop is left, by `break`, an exception or a
+        cancellation, what was claimed and not handled is given back: at once within `with queue.consume(...) as
+        leases`. Raises `ConfigurationError`, and `StoreError` where the server cannot be used at the start.
+        """
+        hand = Hand(self.store, self.name, bind(model, name=name), options)
+        return Consumer(hand, batch=batch, wait=wait)
 
     def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
         """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""

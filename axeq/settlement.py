@@ -265,18 +265,20 @@ def command_of(batch: Sequence[Settlement]) -> Call:
     return Call(JOBS, "update_many" if write.many else "update_one", (write.filter, write.update))
 
 
-def patiently(command: Call | Find, clock: Clock) -> Op[Any]:
-    """Sends a command that may be repeated, again and again for `PATIENCE` seconds until it is answered."""
+def patiently(command: Call | Find, clock: Clock, patience: float = PATIENCE) -> Op[Any]:
+    """Sends a command that may be repeated, again and again for `patience` seconds until it is answered."""
 
     def sent() -> Op[Any]:
         return (yield command)
 
-    return (yield from insistently(sent, clock))
+    return (yield from insistently(sent, clock, patience))
 
 
-def insistently(rule: Callable[[], Generator[Any, Any, T]], clock: Clock) -> Generator[Any, Any, T]:
-    """Runs a rule that may be repeated, again and again for `PATIENCE` seconds until it is answered."""
-    deadline = clock.monotonic() + PATIENCE
+def insistently(
+    rule: Callable[[], Generator[Any, Any, T]], clock: Clock, patience: float = PATIENCE
+) -> Generator[Any, Any, T]:
+    """Runs a rule that may be repeated, again and again for `patience` seconds until it is answered."""
+    deadline = clock.monotonic() + patience
     pause = 0.05
     while True:
         try:

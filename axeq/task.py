@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Generic, Literal, TypedDict, Unpack, cast, overload
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Literal, Unpack, cast, overload
 
 from pydantic import ValidationError
 
-from axeq.backoff import Curve, Exponential
 from axeq.context import Context
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, HandlerInvalid
 from axeq.group import Group
 from axeq.handle import AsyncJob, Job
+from axeq.limits import LARGEST_RESULT, LimitOptions, check_arguments, is_async, limits_of, named, whole
 from axeq.model import Binding, M, Payload, R, bind
 from axeq.outcome import Limits
 from axeq.periodic import LONGEST_PERIOD, SHORTEST_PERIOD
@@ -30,32 +30,15 @@ Notify = Callable[[Job[Any, Any]], object] | Callable[[AsyncJob[Any, Any]], Awai
 Executor = Literal["loop", "thread", "process"]
 """Where a handler runs: on the pool's loop, in a thread, or in a process of its own."""
 
-Errors = type[BaseException] | tuple[type[BaseException], ...]
-"""A class of exceptions, or a tuple of them, as `except` takes it."""
-
 _MOST_WORKERS = 10_000
-_CURVE = frozenset({"min_delay", "max_delay", "delay_factor"})
-_LARGEST_RESULT = 7 * 1024 * 1024  # beside the largest payload in one document of MongoDB's 16 MiB
 
 
-class TaskOptions(TypedDict, total=False):
+class TaskOptions(LimitOptions, total=False):
     """What a task takes; the meanings and defaults are those of `Task`."""
 
     workers: int
-    max_attempts: int
-    max_lost: int | None
     interval: Duration
-    min_delay: Duration
-    max_delay: Duration
-    delay_factor: float
-    backoff: Curve
-    retry_on: Errors | None
-    no_retry_on: Errors
-    is_failure: Callable[[BaseException], bool] | None
     timeout: Duration
-    retention: Duration
-    cancelled_retention: Duration
-    max_result: int
     executor: Executor | None
     every: Duration | None
     payload: Any
@@ -114,11 +97,11 @@ class Task(Generic[M, R]):
             raise ConfigurationError(f"a task has no option {', '.join(sorted(unknown))}: see help(axeq.Task)")
         self.handler: Handler[M, R] = handler
         self.binding = cast("Binding[M, R]", bind(model, name=name))
-        self.workers = _whole("workers", options.get("workers", 2), 1, _MOST_WORKERS)
+        self.workers = whole("workers", options.get("workers", 2), 1, _MOST_WORKERS)
         self.interval = seconds(options.get("interval", 0.1), "interval", zero=False)
         self.timeout = seconds(options.get("timeout", 600), "timeout", zero=False)
-        self.max_result = _whole("max_result", options.get("max_result", 256 * 1024), 1, _LARGEST_RESULT)
-        self.limits = _limits(options)
+        self.max_result = whole("max_result", options.get("max_result", 256 * 1024), 1, LARGEST_RESULT)
+        self.limits = limits_of(options)
         self.executor = _executor(handler, options.get("executor"))
         self.every = _every(options)
         self.payload = _payload(self.binding, options)
@@ -137,78 +120,6 @@ class Task(Generic[M, R]):
         return f"<Task {self.name!r} workers={self.workers}>"
 
 
-def _limits(options: TaskOptions) -> Limits:
-    max_lost = options.get("max_lost", 5)
-    return Limits(
-        max_attempts=_whole("max_attempts", options.get("max_attempts", 0), 0),
-        max_lost=None if max_lost is None else _whole("max_lost", max_lost, 0),
-        backoff=_curve(options),
-        retry_on=_errors("retry_on", retry_on) if (retry_on := options.get("retry_on")) is not None else None,
-        no_retry_on=_errors("no_retry_on", options.get("no_retry_on", ())),
-        is_failure=_is_failure(options.get("is_failure")),
-        retention=seconds(options.get("retention", 7 * 86_400), "retention"),
-        cancelled_retention=seconds(options.get("cancelled_retention", 30 * 86_400), "cancelled_retention"),
-    )
-
-
-def _whole(option: str, value: int, least: int, most: int | None = None) -> int:
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    if not fits or (most is not None and value > most):
-        bounds = f"from {least}" + (f" to {most}" if most is not None else "")
-        raise ConfigurationError(f"{option} must be a whole number {bounds}, not {value!r}")
-    return value
-
-
-def _curve(options: TaskOptions) -> Curve:
-    if "backoff" in options:
-        return _backoff(options["backoff"], _CURVE & options.keys())
-    shortest = seconds(options.get("min_delay", 1), "min_delay")
-    longest = seconds(options.get("max_delay", 600), "max_delay")
-    factor = options.get("delay_factor", 2)
-    if shortest > longest:
-        raise ConfigurationError(f"min_delay ({shortest:g} s) must not exceed max_delay ({longest:g} s)")
-    if not isinstance(factor, int | float) or isinstance(factor, bool) or not 1 <= factor <= 1000:
-        raise ConfigurationError(f"delay_factor must be a number from 1 to 1000, not {factor!r}")
-    return Exponential(shortest, factor, longest, jitter=0)
-
-
-def _backoff(backoff: Any, others: Collection[str]) -> Curve:
-    if others:
-        raise ConfigurationError(f"give backoff or {', '.join(sorted(others))}, not both: a curve holds its own delays")
-    if isinstance(backoff, type) or not callable(backoff) or is_async(backoff):
-        raise ConfigurationError(
-            f"backoff must be a curve of axeq.backoff, such as Exponential(), or a plain function, not {backoff!r:.100}"
-        )
-    _check_arguments("backoff", backoff, "the attempt, its exception and the job", 3)
-    return cast("Curve", backoff)
-
-
-def _is_failure(judge: Any) -> Callable[[BaseException], bool] | None:
-    if judge is None:
-        return None
-    if isinstance(judge, type) or not callable(judge) or is_async(judge):
-        raise ConfigurationError(f"is_failure must be a plain function of an exception, not {judge!r:.100}")
-    _check_arguments("is_failure", judge, "the exception", 1)
-    return cast("Callable[[BaseException], bool]", judge)
-
-
-def _check_arguments(option: str, function: Any, meaning: str, count: int) -> None:
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except TypeError:
-        raise ConfigurationError(f"{option} {_named(function)} must be callable with {meaning}") from None
-    except ValueError:
-        return  # a builtin that does not tell
-
-
-def _errors(option: str, given: Any) -> tuple[type[BaseException], ...]:
-    classes = given if isinstance(given, tuple) else (given,)
-    for each in classes:
-        if not (isinstance(each, type) and issubclass(each, BaseException)):
-            raise ConfigurationError(f"{option} must be a tuple of exception classes, without {each!r:.100}")
-    return classes
-
-
 def _check_portable(limits: Limits) -> None:
     """Raises `ConfigurationError` for what a handler's process, which judges its exceptions, could not find."""
     options = {
@@ -221,7 +132,7 @@ def _check_portable(limits: Limits) -> None:
         for value in values:
             if "<" in getattr(value, "__qualname__", type(value).__qualname__):
                 raise ConfigurationError(
-                    f"{option} takes {_named(value)}, which must be defined at the top of a module to run with "
+                    f"{option} takes {named(value)}, which must be defined at the top of a module to run with "
                     'executor="process"'
                 )
 
@@ -261,12 +172,6 @@ def _payload(binding: Binding[Any, Any], options: TaskOptions) -> Callable[[], A
     return lambda: payload
 
 
-def is_async(handler: Any) -> bool:
-    """Returns whether a function, or an object that can be called, is async."""
-    called = type(handler).__call__ if not inspect.isroutine(handler) else handler
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)
-
-
 def _executor(handler: Any, executor: Executor | None) -> Executor:
     if not callable(handler):
         raise HandlerInvalid(f"a handler must be a function of a Context, not {handler!r}")
@@ -277,10 +182,10 @@ def _executor(handler: Any, executor: Executor | None) -> Executor:
         raise ConfigurationError(f'executor must be "loop", "thread" or "process", not {executor!r}')
     if (executor == "loop") != asynchronous:
         kind = "an async" if asynchronous else "a plain"
-        raise HandlerInvalid(f'{_named(handler)} is {kind} function: it cannot run with executor="{executor}"')
+        raise HandlerInvalid(f'{named(handler)} is {kind} function: it cannot run with executor="{executor}"')
     if executor == "process" and "<" in getattr(handler, "__qualname__", "<"):
         raise HandlerInvalid(
-            f'{_named(handler)} must be a function at the top of a module to run with executor="process"'
+            f'{named(handler)} must be a function at the top of a module to run with executor="process"'
         )
     return executor
 
@@ -289,7 +194,7 @@ def _notify(notify: Notify | None) -> Notify | None:
     if notify is not None:
         if not callable(notify):
             raise ConfigurationError(f"notify must be a function of one job, not {notify!r:.100}")
-        _check_arguments("notify", notify, "the job", 1)
+        check_arguments("notify", notify, "the job", 1)
     return notify
 
 
@@ -299,7 +204,7 @@ def _check_handler(handler: Any, binding: Binding[Any, Any]) -> None:
     try:
         signature.bind(None)
     except TypeError:
-        raise HandlerInvalid(f"{_named(handler)}{signature} must take one argument, the Context") from None
+        raise HandlerInvalid(f"{named(handler)}{signature} must take one argument, the Context") from None
     try:
         hints = typing.get_type_hints(handler if inspect.isroutine(handler) else handler.__call__)
     except (NameError, TypeError, AttributeError):
@@ -309,7 +214,7 @@ def _check_handler(handler: Any, binding: Binding[Any, Any]) -> None:
     declared = binding.result
     if not _fits(_plain(returned), _plain(declared)):
         raise HandlerInvalid(
-            f"{_named(handler)} returns {_shown(returned)}, but {binding.model.__name__} declares {_shown(declared)}: "
+            f"{named(handler)} returns {_shown(returned)}, but {binding.model.__name__} declares {_shown(declared)}: "
             f"declare the model as axeq.Model[{_shown(returned)}], or return what it says"
         )
 
@@ -320,13 +225,13 @@ def _check_context(handler: Any, binding: Binding[Any, Any], annotation: Any) ->
     origin = typing.get_origin(annotation) or annotation
     if not (isinstance(origin, type) and issubclass(origin, Context)):
         raise HandlerInvalid(
-            f"{_named(handler)} takes a {_shown(annotation)}; it is given a Context[{binding.model.__name__}, ...]"
+            f"{named(handler)} takes a {_shown(annotation)}; it is given a Context[{binding.model.__name__}, ...]"
         )
     arguments = typing.get_args(annotation)
     bound: object = arguments[0] if arguments else None
     if isinstance(bound, type) and bound is not Any and not issubclass(binding.model, bound):
         raise HandlerInvalid(
-            f"{_named(handler)} takes a Context of {_shown(arguments[0])}, but is bound to {binding.model.__name__}"
+            f"{named(handler)} takes a Context of {_shown(arguments[0])}, but is bound to {binding.model.__name__}"
         )
 
 
@@ -342,7 +247,3 @@ def _plain(annotation: Any) -> Any:
 
 def _shown(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
-def _named(handler: Any) -> str:
-    return getattr(handler, "__qualname__", None) or repr(handler)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +12,7 @@ from datetime import timedelta
 from axeq.clock import Clock
 from axeq.wire import WORKERS, Call, Find, Op
 
-__all__ = ["HEARTBEAT", "Serving", "announce", "leave", "live"]
+__all__ = ["HEARTBEAT", "Serving", "announce", "leave", "live", "worker_id"]
 
 HEARTBEAT = 5.0
 """Seconds between two words of a pool."""
@@ -55,3 +58,8 @@ def leave(worker: str, clock: Clock) -> Op[None]:
     forgotten = clock.earliest() - timedelta(seconds=_FORGOTTEN_SECONDS)
     query = {"$or": [{"_id": worker}, {"seen_at": {"$lt": forgotten}}]}
     yield Call(WORKERS, "delete_many", (query,))
+
+
+def worker_id() -> str:
+    """Returns an id for a worker that nobody has named: host, process and a random part."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"

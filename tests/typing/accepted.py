@@ -176,6 +176,17 @@ def produce() -> None:
     assert_type(queue.dead(name="thumbnail"), list[axeq.Job[Any, Any]])
     assert_type(queue.wait_many(many, timeout=30), list[axeq.Job[Thumbnail, Made]])
     assert_type(queue.wait_many([job.id]), list[axeq.Job[Any, Any]])
+    assert_type(queue.take(Thumbnail, 5, lease=60, max_attempts=3), list[axeq.Lease[Thumbnail, Made]])
+    assert_type(queue.take(Plain, name="plain"), list[axeq.Lease[Plain, Any]])
+    for lease in queue.consume(Thumbnail, batch=10, wait=timedelta(seconds=5)):
+        assert_type(lease.model, Thumbnail)
+        assert_type(lease.job, axeq.Record)
+        lease.heartbeat(Plain(text="so far"))
+        assert_type(lease.restore(Plain), Plain | None)
+        assert_type(lease.complete(Made(path="b")), axeq.State)
+    with queue.consume(Plain, name="plain") as leases:
+        for plain_lease in leases:
+            plain_lease.fail(ValueError("broken"), delay=timedelta(seconds=5))
     assert_type(queue.retry_many(many), dict[Any, axeq.AxeqError])
     assert_type(queue.remove_many([job.id]) + queue.clear_dead(), int)
     assert_type(queue.stats_by_task()["thumbnail"][axeq.State.FAILED], int)
@@ -196,6 +207,11 @@ async def aproduce() -> None:
     assert_type(many, list[axeq.AsyncJob[Total, int]])
     assert_type([await each.wait() for each in many], list[int])
     assert_type(await async_queue.wait_many(many), list[axeq.AsyncJob[Total, int]])
+    assert_type(await async_queue.take(Total), list[axeq.AsyncLease[Total, int]])
+    async with async_queue.consume(Total, worker="me") as leases:
+        async for lease in leases:
+            assert_type(lease.model.numbers, list[int])
+            assert_type(await lease.complete(3), axeq.State)
 
 
 async def run_inside_an_app() -> None:

@@ -67,6 +67,10 @@ def produce() -> None:
     queue.callback(lambda request: None, isolation=5)  # refuse: option that a callback lacks
     number: int = queue.enqueue(Thumbnail(image="a.jpg")).wait()  # refuse: result of another type
     print(queue.enqueue(Thumbnail(image="a.jpg")).wait().name)  # refuse: wrong field of the result
+    queue.take(Plain)  # refuse: plain model without a name when pulling
+    queue.consume(Thumbnail, leese=30)  # refuse: misspelt option of consume
+    for lease in queue.consume(Thumbnail):
+        lease.complete(3)  # refuse: result of another type when pulling
     queue.find(data="user_id")  # refuse: a search of payloads that names no field
     queue.enqueue(Total(numbers=[number])).wait(timeout="soon")  # refuse: timeout that is no duration
 

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "axeq"
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "states", "priority", "clock", "duration", "backoff"),
-    "documents": ("codec", "model", "record", "settings"),
+    "documents": ("codec", "model", "record", "checkpoint", "settings"),
     "wire": (
         "commands",
         "translation",
@@ -49,12 +49,26 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "transaction",
         "manage",
         "waiting",
+        "pull",
         "periodic",
         "workers",
         "strangers",
         "indexes",
     ),
-    "faces": ("handle", "options", "callback", "queue", "asyncqueue", "hands", "atomic", "context", "task"),
+    "faces": (
+        "handle",
+        "options",
+        "callback",
+        "limits",
+        "lease",
+        "consumer",
+        "queue",
+        "asyncqueue",
+        "hands",
+        "atomic",
+        "context",
+        "task",
+    ),
     "running": (
         "lag",
         "board",

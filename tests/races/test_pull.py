@@ -1,0 +1,57 @@
+"""Many processes pull from one queue: nothing comes twice, nothing is lost, and the dead ones' jobs go to others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import axeq
+from axeq.states import State
+
+from .conftest import Workers, until
+from .worker import Poison
+
+PULLER = Path(__file__).with_name("puller.py")
+BATCH = 5
+JOBS = 300
+PROCESSES = 4
+
+
+def ended(queue: axeq.Queue, count: int) -> bool:
+    stats = queue.stats()
+    return stats[State.COMPLETED] + stats[State.CANCELLED] == count
+
+
+def test_four_processes_pull_each_of_three_hundred_jobs_once(queue: axeq.Queue, workers: Workers) -> None:
+    jobs = queue.enqueue_many([Poison() for _ in range(JOBS)])
+
+    for _ in range(PROCESSES):
+        workers.start(lease=30, workers=BATCH, program=PULLER)
+    until(lambda: ended(queue, JOBS), seconds=120, what="all jobs ended")
+
+    runs = workers.by_job("run")
+    assert runs.keys() == {str(job.id) for job in jobs}
+    assert {len(events) for events in runs.values()} == {1}
+    assert {(job.state, job.attempts) for job in queue.find(limit=JOBS)} == {(State.COMPLETED, 1)}
+
+
+def test_the_jobs_of_pullers_that_were_killed_go_to_others_and_the_poison_ends_alone(
+    queue: axeq.Queue, workers: Workers
+) -> None:
+    jobs = queue.enqueue_many([Poison(kills=number == 20) for number in range(60)])
+    killed = [workers.ready(workers.start(lease=2, workers=BATCH, program=PULLER)) for _ in range(2)]
+    until(lambda: len(workers.events("run")) > 4, seconds=60, what="both at work")
+    killed[0].kill()
+
+    def all_ended() -> bool:
+        if all(process.poll() is not None for process in workers.processes):
+            workers.ready(workers.start(lease=2, workers=BATCH, program=PULLER))
+        return ended(queue, len(jobs))
+
+    until(all_ended, seconds=120, what="all jobs ended")
+
+    found = {job.id: job for job in queue.find(limit=100)}
+    poison = found.pop(jobs[20].id)
+    assert (poison.state, poison.cause) == (State.CANCELLED, "exhausted")
+    assert {job.state for job in found.values()} == {State.COMPLETED}
+    assert len(workers.by_job("poison")[str(poison.id)]) == 4
+    assert workers.by_job("run").keys() == {str(identity) for identity in found}
