@@ -133,6 +133,7 @@ class Atomic(_Block):
     _shared: Shared
 
     def __enter__(self) -> Session:
+        _check_plain()
         self._enter()
         try:
             _check(self._context.store.capabilities())
@@ -210,6 +211,15 @@ def _check(able: Capabilities) -> None:
         raise ServerUnsuitable(
             f"no transactions here ({able.version}): run MongoDB as a replica set, of one member if need be"
         )
+
+
+def _check_plain() -> None:
+    """Raises `ConfigurationError` on a running loop, which would wait for itself."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigurationError("sync_transaction would block the loop of an async function: use `transaction` there")
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from axeq.errors import StoreError
+from axeq.errors import AxeqError
 from axeq.executor import FINAL_STOPS, Attempt, Stop
 from axeq.hands import Hands, Terms
 from axeq.interim import report
@@ -146,7 +146,7 @@ class Desk(Hands):
                 if attempts:
                     words = [word for attempt in attempts for word in _words(attempt)]
                     await self._store.arun(report(words))
-            except StoreError as error:
+            except AxeqError as error:
                 _LOGGER.warning("progress of %d jobs not stored, yet: %s", len(attempts), error)
                 with self._lock:
                     self._reported.update(attempts)
@@ -158,11 +158,16 @@ class Desk(Hands):
     def _taken(self) -> tuple[list[Attempt], Future[None]]:
         """Returns the attempts whose word is to be stored now: of what has ended it goes with the outcome."""
         done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # who waits for it may be cancelled: that must not cancel it
         with self._lock:
-            live = {attempt for attempt in self._reported if attempt.ended_at is None and attempt.stop is not Stop.LOST}
+            live = {attempt for attempt in self._reported if _is_live(attempt)}
             self._reported = live & self._suspended
             self._under_way = done
         return [attempt for attempt in live if attempt not in self._reported], done
+
+
+def _is_live(attempt: Attempt) -> bool:
+    return attempt.ended_at is None and not attempt.abandoned and attempt.stop is not Stop.LOST
 
 
 def _ids(attempt: Attempt) -> list[Any]:

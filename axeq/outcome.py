@@ -38,8 +38,11 @@ __all__ = [
 ]
 
 
+_COLLIDED = "its transaction collided"
 _COLLISION_PAUSE = 0.1
-"""Seconds until a job is tried again whose transaction collided with another writer."""
+"""Seconds until a job is tried again whose transaction collided with another writer, the first time."""
+_MOST_COLLISIONS = 20
+"""How many collisions in a row are not charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
     if isinstance(error, Cancel):
         return Cancelled(Cause.HANDLER, _text(error.reason))
     if isinstance(error, Collision):
-        return Snoozed(_COLLISION_PAUSE, reason=f"its transaction collided: {_text(error)}")
+        return _collided(error, record, limits)
     if isinstance(error, ResultInvalid):
         return Cancelled(Cause.RESULT, _text(error), failure(type(error).__name__, _text(error)))
     try:
@@ -201,6 +204,20 @@ def decide(error: BaseException, record: Record, limits: Limits) -> Outcome:
     except ConfigurationError as mistaken:
         return fault(mistaken, record, limits)
     return _judged(error, record, limits)
+
+
+def _collided(error: Collision, record: Record, limits: Limits) -> Snoozed | Failed | Cancelled:
+    """Returns what a collision makes of the job: it is put back for longer each time, and charged once it has collided
+    so often in a row that it seems to collide with itself.
+    """
+    collisions = 0
+    for entry in reversed(record.events):
+        if entry.get("verb") != "snooze" or not str(entry.get("reason", "")).startswith(_COLLIDED):
+            break
+        collisions += 1
+    if collisions >= _MOST_COLLISIONS:
+        return fault(error, record, limits)
+    return Snoozed(_COLLISION_PAUSE * (collisions + 1), reason=f"{_COLLIDED}: {_text(error)}")
 
 
 def fault(error: BaseException, record: Record, limits: Limits) -> Failed | Cancelled:

@@ -17,6 +17,8 @@ from tests.support.probe import Probe
 from tests.support.waiting import DEADLINE, eventually
 
 transactional = pytest.mark.needs("transactions")
+anywhere = pytest.mark.parametrize("kind", ["uri"], indirect=True)
+"""Of what a session's origin makes no difference to."""
 every_face = pytest.mark.parametrize("face", FACES)
 
 
@@ -93,6 +95,7 @@ def test_the_handlers_writes_its_follow_up_and_the_result_are_there_once_the_job
 
 
 @transactional
+@anywhere
 @every_face
 @pytest.mark.parametrize("transacts", [False, True])
 def test_nothing_of_a_transaction_that_fails_has_happened(
@@ -106,6 +109,7 @@ def test_nothing_of_a_transaction_that_fails_has_happened(
 
 
 @transactional
+@anywhere
 @every_face
 def test_what_a_handler_raises_after_its_transaction_changes_nothing_and_is_logged(
     store: axeq.Store, shop: Shop, face: str, caplog: pytest.LogCaptureFixture
@@ -120,6 +124,7 @@ def test_what_a_handler_raises_after_its_transaction_changes_nothing_and_is_logg
 
 
 @transactional
+@anywhere
 @every_face
 def test_a_result_that_cannot_be_stored_undoes_the_transaction(store: axeq.Store, shop: Shop, face: str) -> None:
     with running(selling(store, face)):
@@ -129,6 +134,7 @@ def test_a_result_that_cannot_be_stored_undoes_the_transaction(store: axeq.Store
 
 
 @transactional
+@anywhere
 @every_face
 def test_a_transaction_that_collides_with_another_writer_is_tried_again_uncharged(
     store: axeq.Store, shop: Shop, face: str
@@ -144,6 +150,7 @@ def test_a_transaction_that_collides_with_another_writer_is_tried_again_uncharge
 
 
 @transactional
+@anywhere
 @every_face
 def test_transact_calls_again_what_collides_with_another_writer(store: axeq.Store, shop: Shop, face: str) -> None:
     with running(selling(store, face, max_attempts=1)):
@@ -155,6 +162,7 @@ def test_transact_calls_again_what_collides_with_another_writer(store: axeq.Stor
 
 
 @transactional
+@anywhere
 @every_face
 @pytest.mark.parametrize(
     ("fails", "said"), [("nests", "in a transaction already"), ("keeps", "inside the transaction")]
@@ -171,6 +179,7 @@ def test_what_would_undo_a_transaction_is_refused_in_it(
 
 
 @transactional
+@anywhere
 def test_a_second_transaction_is_refused_and_the_first_stands(
     store: axeq.Store, shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,6 +192,7 @@ def test_a_second_transaction_is_refused_and_the_first_stands(
 
 
 @transactional
+@anywhere
 @every_face
 def test_a_cancel_undoes_the_transaction_and_frees_its_documents(store: axeq.Store, shop: Shop, face: str) -> None:
     with running(selling(store, face)):
@@ -197,9 +207,10 @@ def test_a_cancel_undoes_the_transaction_and_frees_its_documents(store: axeq.Sto
 
 
 @transactional
+@anywhere
 @every_face
 def test_a_timeout_undoes_the_transaction_and_frees_its_documents(store: axeq.Store, shop: Shop, face: str) -> None:
-    with running(selling(store, face, timeout=3, max_attempts=1)):
+    with running(selling(store, face, timeout=2, max_attempts=1)):
         job = sold(store, shop, fails="hangs")
         eventually(lambda: shop.hanging)
         ended(job)
@@ -210,6 +221,7 @@ def test_a_timeout_undoes_the_transaction_and_frees_its_documents(store: axeq.St
 
 
 @transactional
+@anywhere
 @pytest.mark.parametrize("moment", ["before", "inside"])
 @pytest.mark.parametrize("face", ["loop", "thread"])
 def test_a_handler_whose_lease_is_lost_leaves_nothing(
@@ -255,10 +267,12 @@ def test_a_handler_whose_lease_is_lost_leaves_nothing(
 
 
 @transactional
+@anywhere
 def test_a_job_keeps_its_lease_while_its_transaction_is_open_and_afterwards(
     store: axeq.Store, shop: Shop, jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("axeq.transaction.LIMIT", 2.0)
+    monkeypatch.setattr("axeq.atomic.LIMIT", 2.0)
     ends: list[Any] = []
     pool = quick_pool(store, lease=1)
 
@@ -280,9 +294,24 @@ def test_a_job_keeps_its_lease_while_its_transaction_is_open_and_afterwards(
     assert (ends[0] - job.started_at).total_seconds() >= 2.9
 
 
-def test_without_transactions_it_is_refused_by_name(store: axeq.Store, kind: str, database: str) -> None:
-    if kind != "mongomock":
-        pytest.skip("this server has transactions")
+@transactional
+@anywhere
+def test_an_async_handler_is_not_let_block_its_own_loop(store: axeq.Store) -> None:
+    pool = quick_pool(store)
+
+    @pool.task(Probe, max_attempts=1)
+    async def wrong(ctx: axeq.Context[Probe, Any]) -> None:
+        with ctx.sync_transaction():
+            pass
+
+    with running(pool):
+        job = ended(axeq.Queue(store).enqueue(Probe()))
+
+    assert (job.error["type"], job.cause) == ("ConfigurationError", "exhausted")
+
+
+@pytest.mark.parametrize("kind", ["mongomock"], indirect=True)
+def test_without_transactions_it_is_refused_by_name(store: axeq.Store, database: str) -> None:
     with running(selling(store, "thread", max_attempts=1)):
         job = ended(axeq.Queue(store).enqueue(Order(database=database)))
 

@@ -20,6 +20,8 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe
 from tests.support.waiting import DEADLINE, eventually
 
+anywhere = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
+"""Of what the origin of a store's clients makes no difference to."""
 every_face = pytest.mark.parametrize("face", FACES)
 
 
@@ -39,6 +41,7 @@ def ended(job: axeq.Job[Any, Any]) -> axeq.Job[Any, Any]:
     return job
 
 
+@anywhere
 @every_face
 def test_what_a_handler_reports_is_seen_while_it_runs(store: axeq.Store, face: str) -> None:
     with running(stepping(store, face, timeout=60)) as pool:
@@ -51,6 +54,7 @@ def test_what_a_handler_reports_is_seen_while_it_runs(store: axeq.Store, face: s
     assert (job.refresh().progress, job.status, job.result) == (0.5, "half way", [1])
 
 
+@anywhere
 @every_face
 def test_the_last_word_goes_out_with_the_outcome_and_completing_is_all_of_it(store: axeq.Store, face: str) -> None:
     with running(stepping(store, face)):
@@ -60,6 +64,7 @@ def test_the_last_word_goes_out_with_the_outcome_and_completing_is_all_of_it(sto
     assert (job.progress, job.status, job.document["progress"]) == (1.0, "half way", 1.0)
 
 
+@anywhere
 @every_face
 def test_a_result_of_none_takes_the_place_of_what_was_reported_so_far(store: axeq.Store, face: str) -> None:
     with running(stepping(store, face)):
@@ -83,6 +88,7 @@ def test_a_later_attempt_gets_the_last_checkpoint_back_as_its_type_and_completin
     assert (job.checkpoint, job.attempts, job.progress) == (None, 2, 1.0)
 
 
+@anywhere
 def test_a_retry_by_hand_begins_without_what_the_job_has_reported_and_kept(store: axeq.Store) -> None:
     with running(stepping(store, "thread", max_attempts=1)):
         job = ended(enqueued(store, "fail"))
@@ -160,6 +166,7 @@ def test_all_jobs_of_a_pool_report_in_one_command(uri: str, server: Any) -> None
     assert after - before <= 4
 
 
+@anywhere
 def test_a_report_never_changes_a_job_that_another_worker_has(store: axeq.Store, jobs: Any) -> None:
     pool = quick_pool(store, lease=1)
     stopped = threading.Event()
@@ -181,6 +188,7 @@ def test_a_report_never_changes_a_job_that_another_worker_has(store: axeq.Store,
     assert (job.refresh().progress, job.status) == (0.9, None)
 
 
+@anywhere
 @pytest.mark.parametrize("face", ["loop", "thread"])
 def test_a_checkpoint_of_a_lost_lease_is_refused_and_not_stored(store: axeq.Store, jobs: Any, face: str) -> None:
     heard: list[BaseException] = []
@@ -214,6 +222,7 @@ def test_a_checkpoint_of_a_lost_lease_is_refused_and_not_stored(store: axeq.Stor
     assert (job.refresh().state, job.checkpoint) == ("dequeued", None)
 
 
+@anywhere
 @pytest.mark.parametrize(
     ("said", "names"),
     [({"fraction": 1.5}, "fraction"), ({"fraction": "half"}, "fraction"), ({"partial": object()}, "")],
@@ -235,6 +244,7 @@ def test_a_report_that_cannot_be_stored_fails_where_it_is_made(store: axeq.Store
     assert names in str(refused[0])
 
 
+@anywhere
 @pytest.mark.parametrize("face", ["loop", "thread"])
 def test_an_extended_attempt_outlives_its_tasks_timeout(store: axeq.Store, face: str) -> None:
     async def slow(ctx: axeq.Context[Probe, Any]) -> str:
@@ -252,6 +262,7 @@ def test_an_extended_attempt_outlives_its_tasks_timeout(store: axeq.Store, face:
         assert axeq.Queue(store).enqueue(Probe()).wait(DEADLINE) == "done"
 
 
+@anywhere
 @pytest.mark.parametrize(("deadline", "cause"), [(None, "exhausted"), (1.0, "expired")])
 def test_an_attempt_ends_when_it_said_it_would_and_never_after_the_deadline(
     store: axeq.Store, deadline: float | None, cause: str
@@ -270,6 +281,7 @@ def test_an_attempt_ends_when_it_said_it_would_and_never_after_the_deadline(
     assert job.cause == cause
 
 
+@anywhere
 def test_a_context_sets_the_result_of_a_handler_that_returns_none(store: axeq.Store) -> None:
     pool = quick_pool(store)
 
@@ -281,6 +293,7 @@ def test_a_context_sets_the_result_of_a_handler_that_returns_none(store: axeq.St
         assert axeq.Queue(store).enqueue(Probe()).wait(DEADLINE) == {"made": 3}
 
 
+@anywhere
 def test_a_checkpoint_has_a_limit_that_its_error_names(store: axeq.Store) -> None:
     pool = quick_pool(store)
 

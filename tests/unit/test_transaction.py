@@ -14,7 +14,7 @@ from axeq.enqueue import PATIENCE
 from axeq.errors import LeaseLost, PayloadInvalid, StoreError
 from axeq.interim import keep, report
 from axeq.lifecycle import Held
-from axeq.outcome import Completed, Failed, Limits, Outcome, Released, Snoozed
+from axeq.outcome import Collision, Completed, Failed, Limits, Outcome, Released, Snoozed, decide
 from axeq.record import Document, Record, failure
 from axeq.settlement import Settlement, command_of, settle, settlement
 from axeq.transaction import LIMIT, Ending, concluded, opened
@@ -262,3 +262,22 @@ def test_what_a_long_job_drops_is_not_dropped_of_others_that_complete_with_it() 
     assert apart.filter["_id"] == long["_id"]
     assert set(merged.fields) == {document["_id"] for document in short}
     assert "result" not in merged.unset
+
+
+def test_a_collision_is_not_charged_and_waits_longer_each_time_until_it_seems_to_be_the_jobs_own_doing() -> None:
+    document = held_job(attempts=1, events=[])
+    outcomes: list[Outcome] = []
+    while len(outcomes) < 22 and not isinstance(outcome := decide_collision(document), Failed):
+        outcomes.append(outcome)
+        document["events"].append({"verb": "snooze", "reason": outcome.reason})
+
+    assert 10 <= len(outcomes) < 22
+    delays = [outcome.delay for outcome in outcomes if isinstance(outcome, Snoozed)]
+    assert delays == sorted(set(delays))
+    assert len(delays) == len(outcomes)
+    document["events"].append({"verb": "fail", "reason": "charged"})
+    assert isinstance(decide_collision(document), Snoozed)
+
+
+def decide_collision(document: Document) -> Any:
+    return decide(Collision("WriteConflict"), Record(document), Limits())
