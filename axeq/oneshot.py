@@ -23,6 +23,7 @@ from axeq.plan import Plan
 from axeq.record import Record
 from axeq.shares import Shares
 from axeq.shift import create_indexes, crew_of
+from axeq.strangers import welcome
 
 __all__ = ["OneShot"]
 
@@ -72,6 +73,8 @@ class OneShot:
     async def __aenter__(self) -> Self:
         await self._store.acapabilities()
         await create_indexes(self._store)
+        names = [task.name for task in self._plan.tasks]
+        await self._store.arun(welcome(list(self._plan.queues), names, self._store.clock))
         if self._lifespan is not None:
             self._crew.share(await self._lifespan.enter())
         return self

@@ -168,6 +168,18 @@ def test_a_job_whose_worker_died_is_run_by_drain_once_its_lease_has_lapsed(store
     assert jobs.find_one({"_id": alive["_id"]})["state"] == "dequeued"
 
 
+def test_drain_runs_what_was_parked_until_a_pool_comes_that_understands_it(store: axeq.Store, jobs: Any) -> None:
+    stranger = quick_pool(store, unknown="park")
+    stranger.add(axeq.Task(Chain, lambda ctx: 0))
+    job = axeq.Queue(store).enqueue(Probe())
+    with running(stranger):
+        eventually(lambda: jobs.count_documents({"_id": job.id, "parked": {"$exists": True}}) == 1)
+
+    assert pool_for(store).drain() == 1
+
+    assert states(job) == ["completed"]
+
+
 def test_hooks_lifespan_and_notify_are_as_in_a_running_pool(store: axeq.Store) -> None:
     history: list[Any] = []
 
