@@ -14,6 +14,7 @@ from typing import Any, Self
 from axeq import manage
 from axeq.claims import Claims
 from axeq.due import Candidate, due_page
+from axeq.group import Arrival, Gathering, arrivals, gather
 from axeq.lane import Lane, Places
 from axeq.leases import Leases
 from axeq.lifecycle import Holding
@@ -87,7 +88,8 @@ class OneShot:
         await asyncio.shield(self._loop.create_task(self._close()))
 
     async def run(self, *, most: int | None = None) -> int:
-        """Runs what is due now, also what is enqueued for now meanwhile, and returns how many jobs it has taken on.
+        """Runs what is due now, also what is enqueued for now meanwhile, and returns how many jobs it has taken on, a
+        group counted as one.
 
         `most` bounds them. A job that is put off until later, however soon, is left for the next time.
         """
@@ -142,34 +144,47 @@ class OneShot:
         self._crew.give_back_surplus()
 
     async def _claim(self, room: int | None) -> tuple[int, float]:
-        """Claims up to `room` jobs, and returns how many it has, and in how many seconds more may be due, 0 for
-        none.
+        """Claims for up to `room` calls of handlers, and returns for how many it has, and in how many seconds more may
+        be due, 0 for none.
         """
+        await self._read_controls()
         candidates, soon = await self._due()
         claimed = 0
         for batch in self._chosen(candidates, room):
-            sent = time.monotonic()
-            records = await self._claims.claim(batch)
-            if records and not self._holding:
-                self._holding = True
-                self._leases.start()
-            self._left.update({candidate.id for candidate in batch} - {record.id for record in records})
+            claimed += await self._take(batch)
+        groups, soon_of_groups = await self._groups()
+        for group in groups:
+            called_alone = group.lost > 1 and self._crew.watches_suspect
+            if self._lanes[group.name].free and not called_alone and (room is None or claimed < room):
+                claimed += min(await self._take(group.candidates, together=True), 1)
+        return claimed, min(filter(None, (soon, soon_of_groups)), default=0.0)
+
+    async def _take(self, candidates: Sequence[Candidate], *, together: bool = False) -> int:
+        """Claims candidates, `together` for one call, and returns how many; those that it does not get are others'."""
+        sent = time.monotonic()
+        records = await (self._claims.claim_together if together else self._claims.claim)(candidates)
+        if records and not self._holding:
+            self._holding = True
+            self._leases.start()
+        self._left.update({candidate.id for candidate in candidates} - {record.id for record in records})
+        if together:
+            arrivals_by_id = {candidate.id: candidate.available_at for candidate in candidates}
+            self._crew.take_on_together(records, arrivals_by_id, since=sent)
+        else:
             self._crew.take_on(records, since=sent)
-            claimed += len(records)
-        return claimed, soon
+        return len(records)
 
     async def _due(self) -> tuple[list[Candidate], float]:
         """Reads the due jobs of every task that has a free worker, in order, those of the heaviest queue first; and in
         how many seconds the first of those is due that were enqueued for now, and certainly are not yet.
         """
-        clock, flat = self._store.clock, self._plan.order == "due"
-        apart = self._left.union(self._crew.ids, self._claims.left_alone)
+        clock, apart, flat = self._store.clock, self._apart, self._plan.order == "due"
         horizon = clock.latest() + _NOW
         ready: list[Candidate] = []
         soon: list[float] = []
         for queue in Shares(self._plan.queues).order:
             found: list[Candidate] = []
-            for versions in await self._hungry(queue):
+            for versions in self._hungry(queue, grouped=False):
                 page = due_page(queue, versions, horizon, limit=_PAGE + len(apart), flat=flat)
                 found += [candidate for candidate in await self._store.arun(page) if candidate.id not in apart]
             now = clock.earliest()
@@ -177,21 +192,51 @@ class OneShot:
             ready += sorted((each for each in found if each.available_at <= now), key=_order)
         return ready, min(soon, default=0.0)
 
-    async def _hungry(self, queue: str) -> list[dict[str, int]]:
+    async def _groups(self) -> tuple[list[Gathering], float]:
+        """As `_due` for the tasks that take groups: all of them are ready at once. A task of which more is enqueued for
+        now waits for that, so that a group is not split.
+        """
+        clock, apart = self._store.clock, self._apart
+        ready: list[Gathering] = []
+        soon: list[float] = []
+        for queue in Shares(self._plan.queues).order:
+            waiting: defaultdict[str, list[Arrival]] = defaultdict(list)
+            for versions in self._hungry(queue, grouped=True):
+                for arrival in await self._store.arun(arrivals(queue, versions, clock.latest() + _NOW)):
+                    if arrival.candidate.id not in apart:
+                        waiting[arrival.candidate.name].append(arrival)
+            now = clock.earliest()
+            for name, arrived in waiting.items():
+                task, last = self._lanes[name].task, max(each.candidate.available_at for each in arrived)
+                if last > now:
+                    soon.append((last - now).total_seconds())
+                elif task.group is not None:
+                    ready += gather(arrived, task.group, max_lost=task.limits.max_lost)
+        return ready, min(soon, default=0.0)
+
+    def _hungry(self, queue: str, *, grouped: bool) -> list[dict[str, int]]:
         """Returns the tasks that may take more jobs of a queue, and the newest version of each, those of one version
         together: so a page holds none that are too new.
         """
+        paused = self._paused[queue]
+        by_version: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        for name, lane in self._lanes.items():
+            wants = lane.free if grouped else lane.wanted
+            if wants and (lane.task.group is not None) == grouped and not paused & {name, None}:
+                version = lane.task.binding.version
+                by_version[version][name] = version
+        return list(by_version.values())
+
+    async def _read_controls(self) -> None:
         now = time.monotonic()
         if now - self._paused_at > _CONTROLS_EVERY:
             self._paused = await self._store.arun(manage.paused(list(self._plan.queues)))
             self._paused_at = now
-        paused = self._paused[queue]
-        by_version: defaultdict[int, dict[str, int]] = defaultdict(dict)
-        for name, lane in self._lanes.items():
-            if lane.wanted and name not in paused and None not in paused:
-                version = lane.task.binding.version
-                by_version[version][name] = version
-        return list(by_version.values())
+
+    @property
+    def _apart(self) -> set[Any]:
+        """The jobs that must not be claimed here."""
+        return self._left.union(self._crew.ids, self._claims.left_alone)
 
     def _chosen(self, candidates: Sequence[Candidate], room: int | None) -> list[list[Candidate]]:
         """Returns what to claim now: jobs that have lost a lease each alone and for a free worker, the others

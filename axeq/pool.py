@@ -149,7 +149,7 @@ class Pool:
         asyncio.run(self._run())
 
     def work_one(self) -> bool:
-        """Runs one due job, the first in order over all tasks, and returns whether there was one.
+        """Runs one due job, the first in order over all tasks, or one group, and returns whether there was one.
 
         Blocks until its outcome is stored. Limits, leases, pauses and hooks are as in `run`; like `run`, it cannot be
         called while the pool runs. It neither waits for jobs nor enqueues those of periodic tasks. A job that can no
@@ -161,7 +161,8 @@ class Pool:
         """Runs all that is due, and what handlers enqueue for now meanwhile, then returns how many attempts it took.
 
         Blocks. A job that fails and is to be tried again later, or is snoozed, stays for the next time, however short
-        its delay; any other that falls due within half a second counts as due. Otherwise as `work_one`.
+        its delay; any other that falls due within half a second counts as due. Groups
+        wait for nobody. Otherwise as `work_one`.
         """
         return _blocking("drain", lambda: self._alone(self.adrain))
 

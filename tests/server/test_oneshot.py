@@ -180,6 +180,25 @@ def test_drain_runs_what_was_parked_until_a_pool_comes_that_understands_it(store
     assert states(job) == ["completed"]
 
 
+def test_groups_are_ready_at_once_and_each_is_one_call(store: axeq.Store) -> None:
+    calls: list[list[int]] = []
+    queue = axeq.Queue(store)
+    queue.enqueue_many([Chain(left=number) for number in range(5)], group="a")
+    queue.enqueue_many([Chain(left=number) for number in range(5, 8)], group="b")
+    pool = quick_pool(store)
+
+    @pool.task(Chain, group=axeq.Group(grace=600))
+    async def sum_up(ctx: axeq.Context[Chain, int]) -> int:
+        calls.append(sorted(model.left for model in ctx.models))
+        return 0
+
+    assert pool.work_one()
+    assert sorted(map(len, calls)) in ([5], [3])
+    assert pool.drain() in (5, 3)
+    assert sorted(calls) == [[0, 1, 2, 3, 4], [5, 6, 7]]
+    assert not pool.work_one()
+
+
 def test_hooks_lifespan_and_notify_are_as_in_a_running_pool(store: axeq.Store) -> None:
     history: list[Any] = []
 
