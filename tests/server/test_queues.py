@@ -17,7 +17,7 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually
 
-few_kinds = pytest.mark.parametrize("kind", ["uri", "sync-client", "mongomock"], indirect=True)
+few_kinds = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
 """For what does not depend on how a store was opened."""
 
 
@@ -126,14 +126,14 @@ def test_a_paused_queue_waits_and_the_others_run(store: axeq.Store) -> None:
 
 @few_kinds
 def test_a_queue_that_is_alone_with_jobs_has_the_whole_pool(store: axeq.Store) -> None:
-    enqueued(store, 300, "low")
+    enqueued(store, 100, "low")
     pool = quick_pool(store, queues={"critical": 1000, "low": 1})
     ran = noting_queues(pool, workers=10)
 
     with running(pool):
-        all_run(ran, 300)
+        all_run(ran, 100)
 
-    assert pool.counts["complete"] == 300
+    assert pool.counts["complete"] == 100
     assert pool.counts["release"] == 0
 
 
@@ -261,6 +261,7 @@ def crowded(pool: axeq.Pool) -> Crowd:
     return crowd
 
 
+@few_kinds
 def test_no_more_attempts_run_at_once_than_the_pool_may_run(store: axeq.Store) -> None:
     for payload in (Probe(), Other(), Third()):
         enqueued(store, 30, "default", payload=payload)
@@ -304,21 +305,21 @@ def test_weights_hold_between_tasks_where_the_pool_is_full(store: axeq.Store) ->
 
 @few_kinds
 def test_a_task_is_not_kept_out_by_one_with_a_backlog(store: axeq.Store) -> None:
-    enqueued(store, 2000, "default", payload=Probe())
+    enqueued(store, 600, "default", payload=Probe())
     pool = quick_pool(store, concurrency=2, drain=0)
     crowd = crowded(pool)
 
     with running(pool):
-        eventually(lambda: crowd.came["probe"] >= 100)
+        eventually(lambda: crowd.came["probe"] >= 50)
         axeq.Queue(store).enqueue(Other()).wait(DEADLINE)
-        left = 2000 - crowd.came["probe"]
+        left = 600 - crowd.came["probe"]
 
     assert left > 0
 
 
 @few_kinds
 def test_a_job_that_has_lost_a_lease_gets_a_place_of_a_full_pool(store: axeq.Store, jobs: Any) -> None:
-    enqueued(store, 2000, "default", payload=Probe())
+    enqueued(store, 600, "default", payload=Probe())
     orphan = axeq.Queue(store).enqueue(Other(), priority=-1)
     claim = {"state": "dequeued", "claim": {"token": 1, "worker": "dead"}, "lost": 1, "attempts": 1}
     jobs.update_one({"_id": orphan.id}, {"$set": claim})
@@ -327,11 +328,12 @@ def test_a_job_that_has_lost_a_lease_gets_a_place_of_a_full_pool(store: axeq.Sto
 
     with running(pool):
         orphan.wait(DEADLINE)
-        left = 2000 - crowd.came["probe"]
+        left = 600 - crowd.came["probe"]
 
     assert left > 0
 
 
+@few_kinds
 @pytest.mark.parametrize("concurrency", [None, 3])
 def test_attempts_that_run_at_once_have_worker_numbers_of_their_own(store: axeq.Store, concurrency: int | None) -> None:
     enqueued(store, 40, "default")
@@ -361,7 +363,7 @@ def number_of(ctx: axeq.Context[Probe, Any]) -> int:
     return ctx.worker_index
 
 
-@pytest.mark.needs("processes")
+@pytest.mark.parametrize("kind", ["uri"], indirect=True)
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_a_handler_in_a_thread_or_process_knows_its_worker_number(store: axeq.Store, executor: Any) -> None:
     pool = quick_pool(store)

@@ -18,6 +18,10 @@ class Strange(axeq.Model[Any], name="strange", version=7):
     value: Any = None
 
 
+few_kinds = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
+"""For what does not depend on how a store was opened."""
+
+
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_UNKNOWN_EVERY", "_ADOPTED_EVERY"):
@@ -60,6 +64,7 @@ def test_a_job_that_no_live_pool_understands_is_parked_and_run_once_one_comes(st
     assert (strange.refresh().attempts, pool.counts["dequeue"]) == (1, 1)
 
 
+@few_kinds
 def test_a_job_that_another_live_pool_understands_is_not_parked(store: axeq.Store) -> None:
     queue, gate = axeq.Queue(store), threading.Event()
     busy = quick_pool(store)
@@ -102,6 +107,7 @@ def test_a_handler_for_whatever_comes_runs_what_nobody_else_understands(store: a
     assert first.refresh().attempts == 1
 
 
+@few_kinds
 def test_a_handler_for_whatever_comes_leaves_names_to_pools_that_have_a_task_for_them(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
 
@@ -120,7 +126,7 @@ def test_a_handler_for_whatever_comes_leaves_names_to_pools_that_have_a_task_for
         assert queue.enqueue(Strange()).wait(DEADLINE) == "whatever"
 
 
-@pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
+@few_kinds
 def test_a_name_is_run_for_the_queues_where_nobody_else_understands_it(store: axeq.Store) -> None:
     def whatever(ctx: axeq.Context[Any, Any]) -> str:
         return "whatever"
@@ -136,7 +142,7 @@ def test_a_name_is_run_for_the_queues_where_nobody_else_understands_it(store: ax
         assert {job.wait(DEADLINE) for job in theirs} == {"its own"}
 
 
-@pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
+@few_kinds
 def test_a_handler_for_whatever_comes_shares_the_places_of_the_pool(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
     inside, most = 0, 0
