@@ -19,6 +19,7 @@ class Entry:
 _DEATH = "races/test_death.py::"
 _CRASHES = "faults/test_crashes.py::"
 _NETWORK = "faults/test_network.py::"
+_ENQUEUES = "races/test_enqueues.py::"
 _INPUT = "faults::"  # names are what counts: where these tests are split among files is theirs to say
 _RUN = "server/test_run.py::"
 
@@ -205,6 +206,8 @@ CATALOGUE: dict[str, Entry] = {
         (
             "faults/test_contention.py::test_of_many_enqueues_of_one_label_one_wins_and_the_others_learn_its_id",
             "races/test_competition.py::test_a_label_is_held_by_one_live_job_while_processes_race_for_it",
+            f"{_ENQUEUES}test_a_label_has_one_live_job_and_a_running_job_is_not_replaced_however_conflicts_are_met",
+            f"{_ENQUEUES}test_of_many_processes_one_enqueues_per_window_though_its_job_is_removed_at_once",
         ),
     ),
     "F42": Entry(

@@ -13,7 +13,7 @@ from axeq.backoff import never
 from axeq.executor import Attempt, Executor, Stop
 from axeq.hands import Hands
 from axeq.hooks import Hooks
-from axeq.outcome import Cancelled, Failed, Outcome, Snoozed
+from axeq.outcome import Cancelled, Failed, Outcome, Released, Snoozed
 from axeq.record import failure
 from axeq.states import Cause
 from axeq.together import Member, Together, execute_together
@@ -41,6 +41,19 @@ def executor() -> Executor:
 
 def concluded(one: Attempt, outcome: Outcome) -> Outcome:
     return executor().conclude(one, outcome)
+
+
+# Its payload
+
+
+@pytest.mark.parametrize(("version", "runs"), [(2, True), (3, True), (4, False)])
+def test_a_job_that_was_replaced_by_a_newer_version_is_given_back_to_pools_that_know_it(
+    version: int, runs: bool
+) -> None:
+    model, instead = executor().read(attempt({"version": version, "data": {"number": 7}}))
+
+    assert (model == Page(number=7)) is runs
+    assert isinstance(instead, Released) is not runs
 
 
 # Its end

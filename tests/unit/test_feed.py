@@ -15,7 +15,7 @@ from axeq.feed import Feed
 from axeq.hints import Hints
 from axeq.lag import RandomLag
 
-from .playing import NOW, ScriptedClock
+from .playing import NOW, ScriptedClock, matches
 
 
 def feed(clock: ScriptedClock) -> Feed:
@@ -51,6 +51,29 @@ async def test_the_end_of_a_lease_that_another_pool_took_is_waited_for_in_every_
 
     assert min(before) > 5
     assert all(0 < idle.pause() <= (lease_end - NOW).total_seconds() + 0.1 for idle in feeds.values())
+
+
+async def test_a_job_replaced_by_one_that_is_due_sooner_is_heard_of_and_an_extended_lease_is_not() -> None:
+    clock = ScriptedClock()
+    idle = feed(clock)
+    idle.streaming = True
+    idle._looked(found=False)
+    listening = hints({"default": idle})
+    due = clock.latest() + timedelta(seconds=2)
+    extended = {"operationType": "update", "updateDescription": {"updatedFields": {"available_at": due}}}
+    replaced = {
+        "operationType": "update",
+        "documentKey": {"_id": 1},
+        "updateDescription": {"updatedFields": {"created_at": NOW, "available_at": due}},
+    }
+    before = idle.pause()
+
+    listening._heard(replaced)
+
+    wanted = listening._pipeline()[0]["$match"]
+    assert (matches(wanted, replaced), matches(wanted, extended)) == (True, False)
+    assert before > 5
+    assert idle.pause() <= (due - NOW).total_seconds() + 0.1
 
 
 async def test_one_stream_serves_all_queues_and_hears_of_nothing_else() -> None:
