@@ -110,7 +110,7 @@ CATALOGUE: dict[str, Entry] = {
         "indexes missing, dropped, or there with other options",
         (
             "server/test_indexes.py::test_the_first_label_creates_the_index_that_makes_it_unique",
-            "unit/test_indexes.py::test_an_index_that_is_missing_and_may_not_be_created_is_named",
+            "unit/test_indexes.py::test_an_index_that_is_missing_and_may_not_be_created_is_named_with_its_collection",
             "server/test_doctor.py::test_doctor_names_missing_indexes_and_fails",
             "faults/test_indexes.py::test_jobs_run_on_after_every_index_was_dropped",
             "faults/test_indexes.py::test_a_pool_runs_jobs_beside_an_index_with_other_options_and_says_so",
@@ -238,8 +238,8 @@ CATALOGUE: dict[str, Entry] = {
             f"{_CRASHES}test_a_stale_claim_writes_nothing_in_two_hundred_repeats",
             f"{_INPUT}test_a_failed_job_waits_longer_each_time_and_never_beyond_the_limit",
             f"{_INPUT}test_a_job_is_put_off_by_its_delay_to_the_millisecond",
-            "unit/test_backoff.py::test_a_later_attempt_never_waits_less",
-            "unit/test_backoff.py::test_a_delay_never_exceeds_the_longest",
+            "unit/test_backoff.py::test_without_jitter_a_later_attempt_never_waits_less",
+            "unit/test_backoff.py::test_a_delay_never_exceeds_the_longest_jitter_or_not",
         ),
     ),
     "F60": Entry(

@@ -113,7 +113,7 @@ def test_a_lease_that_lasts_shorter_than_promised_is_found(monkeypatch: pytest.M
     def short(clock: Any, lease: float) -> Any:
         return clock.earliest()
 
-    monkeypatch.setattr(lifecycle, "_lease_end", short)
+    monkeypatch.setattr(lifecycle, "lease_end", short)
 
     with pytest.raises(Broken, match="two attempts overlap within their leases"):
         explore(**SMALL["one fault in any outcome"])
