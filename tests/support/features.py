@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "features.md"
 LATER = ("web pages and HTTP handlers", "OpenTelemetry", "cron and misfire policies")
 """The topics that a row may be left to."""
 
-OPEN: tuple[str, ...] = ("pull",)
+OPEN: tuple[str, ...] = ()
 """Features under way, whose rows say `open: ` and one of these. To be empty."""
 
 _ABLE = Capabilities(streams=True, transactions=True, clock=True, freed_labels=True, version="able")
