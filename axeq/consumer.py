@@ -231,7 +231,10 @@ class _Consumption(Generic[M, R]):
         finally:
             self._wakers.remove(wake)
 
-    def _end(self) -> None:
+    def stop(self) -> None:
+        """Has its loops end before their next lease; what is in hand can still be handled. From any thread, or a signal
+        handler; returns at once.
+        """
         self._closed = True
         for wake in tuple(self._wakers):
             wake()
@@ -281,8 +284,8 @@ class Consumer(_Consumption[M, R]):
                 self._give_back([*in_hand, *held])
 
     def close(self) -> None:
-        """Ends its loops and gives back what was claimed and not handled; from any thread."""
-        self._end()
+        """Ends its loops and gives back what was claimed and not handled, in hand or not; from any thread."""
+        self.stop()
         self._give_back(list(self._unhandled))
 
     def __enter__(self) -> Self:
@@ -325,8 +328,8 @@ class AsyncConsumer(_Consumption[M, R]):
         return _AsyncLeases(self)
 
     async def aclose(self) -> None:
-        """Ends its loops and gives back what was claimed and not handled."""
-        self._end()
+        """Ends its loops and gives back what was claimed and not handled, in hand or not."""
+        self.stop()
         await self._give_back(list(self._unhandled))
 
     async def __aenter__(self) -> Self:

@@ -383,7 +383,8 @@ class Queue(Face):
 
         A lease is the loop's until the next one is asked for. When the loop is left, by `break`, an exception or a
         cancellation, what was claimed and not handled is given back: at once within `with queue.consume(...) as
-        leases`. Raises `ConfigurationError`, and `StoreError` where the server cannot be used at the start.
+        leases`. Its `stop()` ends the loop before the next lease. Raises `ConfigurationError`, and `StoreError` where
+        the server cannot be used at the start.
         """
         hand = Hand(self.store, self.name, bind(model, name=name), options)
         return Consumer(hand, batch=batch, wait=wait)

@@ -330,8 +330,7 @@ async def test_a_loop_hears_at_once_of_what_its_store_enqueues(queue: Any, store
     consumer = queue.consume(Probe)
 
     def produce() -> None:
-        while not store._listeners:
-            pass
+        eventually(lambda: bool(store._listeners))
         axeq.Queue(store).enqueue(Probe(value=7))
 
     producer = threading.Thread(target=produce)
@@ -348,6 +347,20 @@ async def test_a_loop_hears_at_once_of_what_its_store_enqueues(queue: Any, store
 async def left(consumer: Any) -> None:
     """Leaves the `with` of a consumer of either face."""
     await settled(consumer.aclose() if hasattr(consumer, "aclose") else consumer.close())
+
+
+async def test_a_loop_that_is_stopped_lets_the_job_in_hand_be_handled(queue: Any) -> None:
+    jobs = await made(queue, 3)
+    consumer = queue.consume(Probe)
+    seen = []
+
+    async for lease in each(consumer):
+        consumer.stop()
+        seen.append(lease.job.id)
+        await settled(lease.complete())
+
+    assert seen == [jobs[0].id]
+    assert [await state_of(queue, job) for job in jobs] == [State.COMPLETED, State.ENQUEUED, State.ENQUEUED]
 
 
 async def test_what_a_loop_that_is_left_has_not_handled_is_given_back(queue: Any) -> None:

@@ -137,12 +137,13 @@ async def test_no_more_than_sixteen_waits_have_a_stream_at_once_and_the_others_p
     jobs = await queue.enqueue_many([Probe(value=number) for number in range(24)])
     waits = [asyncio.create_task(job.wait(DEADLINE)) for job in jobs]
     await aeventually(lambda: opened(store) >= 16)
+    assert not store._changes._free.acquire(blocking=False)
+    assert opened(store) == 16
 
     with pool_of(store):
         results = await asyncio.gather(*waits)
 
     assert results == list(range(24))
-    assert opened(store) == 16 or store._changes._free.acquire(blocking=False)
 
 
 async def test_where_a_server_has_no_streams_a_wait_polls(queue: Any, store: axeq.Store, monkeypatch: Any) -> None:
