@@ -33,7 +33,8 @@ class Pool:
 
     - `queue`: the queue's name, default "default"
     - `queues`: several queues in its place, each served by every task: weights of 1 to 1,000 by name, which are their
-      shares of what the pool claims as long as all have jobs; or a list of names, for equal shares
+      shares of what the pool claims as long as all have jobs; or a list of names, for equal shares. Jobs of periodic
+      tasks go to the first
     - `strict`: the heaviest queue first, and of equal ones the first, whatever it leaves to the others; default False
     - `order`: of the jobs in a queue, "priority" (and then due time), the default, or "due" (time alone)
     - `concurrency`: how many attempts run at once over all tasks, default as many as their workers

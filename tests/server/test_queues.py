@@ -371,3 +371,17 @@ def test_a_handler_in_a_thread_or_process_knows_its_worker_number(store: axeq.St
 
     with running(pool):
         assert axeq.Queue(store).enqueue(Probe()).wait(DEADLINE) == 0
+
+
+@few_kinds
+def test_periodic_jobs_of_a_pool_of_several_queues_go_to_the_first(store: axeq.Store, jobs: Any) -> None:
+    pool = quick_pool(store, queues=["first", "second"])
+
+    @pool.task(Probe, every=3600)
+    async def hourly(ctx: axeq.Context[Probe, Any]) -> None:
+        return None
+
+    with running(pool):
+        eventually(lambda: pool.counts["complete"] >= 1)
+
+    assert {job["queue"] for job in jobs.find()} == {"first"}
