@@ -10,7 +10,6 @@ import pytest
 
 import axeq
 from axeq import isolation
-from tests.support.kinds import KINDS
 from tests.support.probe import Probe
 from tests.support.sessions import Sessions, transact
 from tests.support.waiting import aeventually, settled
@@ -18,8 +17,8 @@ from tests.support.waiting import aeventually, settled
 HOUR = 3600
 
 
-WAYS = [("transaction", kind) for kind in KINDS if kind != "mongomock"]
-WAYS += [("two steps", "mongomock"), ("two steps", "uri")]
+WAYS = [("transaction", "uri"), ("transaction", "motor"), ("two steps", "uri"), ("two steps", "mongomock")]
+"""Nothing of it depends on how a store was opened."""
 
 pytestmark = pytest.mark.parametrize(("way", "kind"), WAYS, indirect=["kind"])
 
