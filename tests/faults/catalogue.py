@@ -219,7 +219,13 @@ CATALOGUE: dict[str, Entry] = {
         "cancel, complete, fail, extend and claim race",
         ("faults/test_contention.py::test_of_writes_that_race_for_one_job_one_wins",),
     ),
-    "F44": Entry("periodic jobs with many schedulers", missing="periodic jobs are a later feature"),
+    "F44": Entry(
+        "periodic jobs with many schedulers",
+        (
+            "races/test_groups.py::test_each_slot_has_one_job_though_its_pools_are_killed_and_started_again",
+            "server/test_periodic.py::test_each_slot_has_one_job_over_all_pools",
+        ),
+    ),
     "F45": Entry(
         "an enqueue in a transaction",
         (
@@ -227,7 +233,14 @@ CATALOGUE: dict[str, Entry] = {
             "server/test_enqueue.py::test_a_taken_label_is_refused_without_aborting_the_transaction",
         ),
     ),
-    "F46": Entry("one effect for two deliveries", missing="an idempotency ledger for handlers is a later feature"),
+    "F46": Entry(
+        "one effect for two deliveries",
+        (
+            "races/test_bank.py::test_a_process_killed_in_a_transaction_has_done_all_of_it_or_nothing",
+            "races/test_bank.py::test_transfers_of_several_processes_happen_once_each_with_what_follows",
+        ),
+        "of what a handler writes in its transaction; effects elsewhere need the job's id as their key",
+    ),
     "F50": Entry(
         "an attempt beyond its timeout",
         ("faults/test_limits.py::test_an_attempt_beyond_its_timeout_is_a_timeout_whatever_it_returns",),
