@@ -42,7 +42,6 @@ from axeq.errors import (
     WaitTimeout,
 )
 from axeq.handle import AsyncJob, Job
-from axeq.lease import AsyncLease, Lease
 from axeq.manage import Cancellation
 from axeq.model import Model
 from axeq.priority import Priority
@@ -54,6 +53,7 @@ from axeq.store import Store
 if TYPE_CHECKING:
     from axeq.context import Context
     from axeq.group import Group
+    from axeq.lease import AsyncLease, Lease
     from axeq.pool import Pool
     from axeq.task import Task
 
@@ -104,7 +104,14 @@ __all__ = [
     "backoff",
 ]
 
-_OF_WORKERS = {"Context": "axeq.context", "Group": "axeq.group", "Pool": "axeq.pool", "Task": "axeq.task"}
+_OF_WORKERS = {
+    "AsyncLease": "axeq.lease",
+    "Context": "axeq.context",
+    "Group": "axeq.group",
+    "Lease": "axeq.lease",
+    "Pool": "axeq.pool",
+    "Task": "axeq.task",
+}
 
 
 def __getattr__(name: str) -> Any:

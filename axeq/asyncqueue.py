@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from axeq import batch, indexes, manage, waiting
 from axeq.callback import AsyncBuild, AsyncCallback, AsyncWhen, SessionOf
-from axeq.consumer import AsyncConsumer, Hand, PullOptions, atake
 from axeq.duration import Duration, seconds
 from axeq.enqueue import Draft
 from axeq.errors import AxeqError
 from axeq.handle import AsyncJob, identities
-from axeq.lease import AsyncLease
 from axeq.manage import Cancellation
 from axeq.model import M, Payload, R, bind
 from axeq.options import BatchOptions, CallbackOptions, EnqueueOptions, payload_values, task_name, wanted
 from axeq.queue import Face
 from axeq.record import identity
 from axeq.states import State
+
+if TYPE_CHECKING:
+    from axeq.consumer import AsyncConsumer, PullOptions
+    from axeq.lease import AsyncLease
 
 __all__ = ["AsyncQueue"]
 
@@ -205,6 +207,8 @@ class AsyncQueue(Face):
         Options as for `consume`. A job that has lost a lease comes alone, whatever `count` is. What ends unrun, as in a
         pool, is not among them. Raises `ConfigurationError`, `StoreError`.
         """
+        from axeq.consumer import Hand, atake  # only who pulls jobs pays for the import
+
         return await atake(Hand(self.store, self.name, bind(model, name=name), options), count)
 
     @overload
@@ -240,6 +244,8 @@ class AsyncQueue(Face):
         What was claimed and not handled is given back before an `async with queue.consume(...) as leases` is left; else
         soon after the loop is, by a thread.
         """
+        from axeq.consumer import AsyncConsumer, Hand  # only who pulls jobs pays for the import
+
         hand = Hand(self.store, self.name, bind(model, name=name), options)
         return AsyncConsumer(hand, batch=batch, wait=wait)
 

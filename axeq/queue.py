@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from axeq import batch, indexes, isolation, manage, waiting
 from axeq.callback import Build, Callback, SessionOf, When
 from axeq.codec import fingerprint
-from axeq.consumer import Consumer, Hand, PullOptions, take
 from axeq.duration import Duration, seconds
 from axeq.enqueue import Draft, Stored, insert
 from axeq.errors import AxeqError, ConfigurationError, ServerUnsuitable
 from axeq.handle import Job, identities
-from axeq.lease import Lease
 from axeq.manage import Cancellation
 from axeq.model import LARGEST_PAYLOAD, Binding, M, Payload, R, bind, name_of
 from axeq.options import (
@@ -32,6 +30,10 @@ from axeq.replacement import replace
 from axeq.states import State
 from axeq.store import Store
 from axeq.wire import Op
+
+if TYPE_CHECKING:
+    from axeq.consumer import Consumer, PullOptions
+    from axeq.lease import Lease
 
 __all__ = ["Face", "Queue"]
 
@@ -342,6 +344,8 @@ class Queue(Face):
         Options as for `consume`. A job that has lost a lease comes alone, whatever `count` is. What ends unrun, as in a
         pool, is not among them. Raises `ConfigurationError`, `StoreError`.
         """
+        from axeq.consumer import Hand, take  # only who pulls jobs pays for the import
+
         return take(Hand(self.store, self.name, bind(model, name=name), options), count)
 
     @overload
@@ -386,6 +390,8 @@ class Queue(Face):
         leases`. Its `stop()` ends the loop before the next lease. Raises `ConfigurationError`, and `StoreError` where
         the server cannot be used at the start.
         """
+        from axeq.consumer import Consumer, Hand  # only who pulls jobs pays for the import
+
         hand = Hand(self.store, self.name, bind(model, name=name), options)
         return Consumer(hand, batch=batch, wait=wait)
 
