@@ -12,7 +12,6 @@ axeq.Queue(store).enqueue(Thumbnail(image="a.jpg"))
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from axeq import backoff
 from axeq.asyncqueue import AsyncQueue
 from axeq.errors import (
     AccessDenied,
@@ -42,15 +41,15 @@ from axeq.errors import (
     WaitTimeout,
 )
 from axeq.handle import AsyncJob, Job
-from axeq.manage import Cancellation
 from axeq.model import Model
 from axeq.priority import Priority
 from axeq.queue import Queue
 from axeq.record import Record
-from axeq.states import Cause, Phase, State
+from axeq.states import Cancellation, Cause, Phase, State
 from axeq.store import Store
 
 if TYPE_CHECKING:
+    from axeq import backoff
     from axeq.context import Context
     from axeq.group import Group
     from axeq.lease import AsyncLease, Lease
@@ -111,6 +110,7 @@ _OF_WORKERS = {
     "Lease": "axeq.lease",
     "Pool": "axeq.pool",
     "Task": "axeq.task",
+    "backoff": "axeq.backoff",
 }
 
 
@@ -118,7 +118,8 @@ def __getattr__(name: str) -> Any:
     """Loads what workers use when it is first asked for: a web process that enqueues does not pay for it."""
     if name not in _OF_WORKERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, getattr(import_module(_OF_WORKERS[name]), name))
+    module = import_module(_OF_WORKERS[name])
+    return globals().setdefault(name, getattr(module, name, module))
 
 
 def __dir__() -> list[str]:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from axeq import batch, indexes, manage, waiting
+from axeq import batch, indexes
 from axeq.callback import AsyncBuild, AsyncCallback, AsyncWhen, SessionOf
 from axeq.duration import Duration, seconds
 from axeq.enqueue import Draft
 from axeq.errors import AxeqError
 from axeq.handle import AsyncJob, identities
-from axeq.manage import Cancellation
+from axeq.late import Late
 from axeq.model import M, Payload, R, bind
 from axeq.options import BatchOptions, CallbackOptions, EnqueueOptions, payload_values, task_name, wanted
 from axeq.queue import Face
 from axeq.record import identity
-from axeq.states import State
+from axeq.states import Cancellation, State
 
 if TYPE_CHECKING:
+    from axeq import manage, waiting
     from axeq.consumer import AsyncConsumer, PullOptions
     from axeq.lease import AsyncLease
+else:
+    manage, waiting = Late("axeq.manage"), Late("axeq.waiting")
 
 __all__ = ["AsyncQueue"]
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
-from axeq import manage, waiting
 from axeq.codec import is_sealed, opened
 from axeq.duration import Duration, seconds
 from axeq.errors import PayloadSealed
-from axeq.manage import Cancellation
+from axeq.late import Late
 from axeq.model import Binding, M, R
 from axeq.record import Document, FailedAttempt, Record, identity, opened_failure, phase_at, raised
-from axeq.states import Phase
+from axeq.states import Cancellation, Phase
 from axeq.store import Store
+
+if TYPE_CHECKING:
+    from axeq import manage, waiting
+else:
+    manage, waiting = Late("axeq.manage"), Late("axeq.waiting")
 
 __all__ = ["AsyncJob", "Job", "identities"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 from axeq.clock import Clock
@@ -11,11 +10,10 @@ from axeq.errors import AxeqError, DuplicateKey, JobNotFound, LabelTaken
 from axeq.outcome import Limits
 from axeq.record import Document, Record, shortened
 from axeq.settlement import expiry, logged
-from axeq.states import FINAL, TRANSITIONS, Cause, State, sources
+from axeq.states import FINAL, TRANSITIONS, Cancellation, Cause, State, sources
 from axeq.wire import CONTROL, JOBS, Call, Find, Op, Update
 
 __all__ = [
-    "Cancellation",
     "cancel",
     "clear_dead",
     "count_unknown",
@@ -41,17 +39,6 @@ _OF_EARLIER_ATTEMPTS = (
 """What a retry by hand starts without."""
 _PAGE = 1000
 """How many jobs one command of the verbs for many names."""
-
-
-class Cancellation(StrEnum):
-    """What a cancel achieved."""
-
-    CANCELLED = "cancelled"
-    """The job has ended."""
-    REQUESTED = "requested"
-    """It is running: its handler is told, and a completion in the meantime wins."""
-    TOO_LATE = "too late"
-    """It had ended already."""
 
 
 def get(identity: Any) -> Op[Record]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from axeq import batch, indexes, isolation, manage, waiting
+from axeq import batch, indexes, isolation
 from axeq.callback import Build, Callback, SessionOf, When
 from axeq.codec import fingerprint
 from axeq.duration import Duration, seconds
 from axeq.enqueue import Draft, Stored, insert
 from axeq.errors import AxeqError, ConfigurationError, ServerUnsuitable
 from axeq.handle import Job, identities
-from axeq.manage import Cancellation
+from axeq.late import Late
 from axeq.model import LARGEST_PAYLOAD, Binding, M, Payload, R, bind, name_of
 from axeq.options import (
     BATCH_OPTIONS,
@@ -27,13 +27,16 @@ from axeq.options import (
 )
 from axeq.record import identity
 from axeq.replacement import replace
-from axeq.states import State
+from axeq.states import Cancellation, State
 from axeq.store import Store
 from axeq.wire import Op
 
 if TYPE_CHECKING:
+    from axeq import manage, waiting
     from axeq.consumer import Consumer, PullOptions
     from axeq.lease import Lease
+else:
+    manage, waiting = Late("axeq.manage"), Late("axeq.waiting")
 
 __all__ = ["Face", "Queue"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["FINAL", "LIVE", "TRANSITIONS", "Cause", "Phase", "State", "Transition", "sources"]
+__all__ = ["FINAL", "LIVE", "TRANSITIONS", "Cancellation", "Cause", "Phase", "State", "Transition", "sources"]
 
 
 class State(StrEnum):
@@ -61,6 +61,17 @@ class Phase(StrEnum):
     """Ended because somebody cancelled it."""
     DEAD = "dead"
     """Ended cancelled though nobody had asked for it."""
+
+
+class Cancellation(StrEnum):
+    """What a cancel achieved."""
+
+    CANCELLED = "cancelled"
+    """The job has ended."""
+    REQUESTED = "requested"
+    """It is running: its handler is told, and a completion in the meantime wins."""
+    TOO_LATE = "too late"
+    """It had ended already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ from axeq.backoff import Exponential
 from axeq.due import Candidate, due_page
 from axeq.enqueue import Draft, insert
 from axeq.errors import JobNotFound, LabelTaken, StoreUnavailable
-from axeq.manage import Cancellation
 from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed, judge
 from axeq.record import Document, Record, failure
 from axeq.settlement import settle, settlement
-from axeq.states import Cause
+from axeq.states import Cancellation, Cause
 
 from .model_reference import FINAL, LEGAL, Expected, Reference
 from .model_store import DOUBT, Fault, InMemory, OnMongomock, Time, World

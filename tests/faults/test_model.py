@@ -17,10 +17,9 @@ from axeq import lifecycle, manage
 from axeq.batch import insert_many
 from axeq.due import Candidate
 from axeq.enqueue import Draft
-from axeq.manage import Cancellation
 from axeq.record import Record
 from axeq.settlement import settle, settlement
-from axeq.states import Cause
+from axeq.states import Cancellation, Cause
 from axeq.wire import Call, Command, Find
 
 from .model_machine import LEASE, LIMITS, OUTCOMES, Machine

@@ -10,9 +10,8 @@ from bson.objectid import ObjectId
 
 from axeq import manage
 from axeq.errors import DuplicateKey, JobNotFound, LabelTaken
-from axeq.manage import Cancellation
 from axeq.record import Document, Record, failure
-from axeq.states import State
+from axeq.states import Cancellation, State
 from axeq.wire import CONTROL, Call, Find
 
 from .playing import (

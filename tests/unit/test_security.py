@@ -241,8 +241,26 @@ def test_nothing_is_imported_or_evaluated_by_a_name_that_is_not_in_the_source() 
 
     calls = {(module, name) for module, node in sources() for name in _called(node) if name in forbidden}
 
-    # A table in the source, the files of an embedded server, as JSON, and the pipe between a pool and its processes.
-    assert calls == {("__init__", "import_module"), ("embedded", "loads"), ("keeper", "loads"), ("processes", "loads")}
+    # A table in the source, modules of axeq that are loaded late, the files of an embedded server, as JSON, and the
+    # pipe between a pool and its processes.
+    assert calls == {
+        ("__init__", "import_module"),
+        ("late", "import_module"),
+        ("embedded", "loads"),
+        ("keeper", "loads"),
+        ("processes", "loads"),
+    }
+
+
+def test_a_module_that_is_loaded_late_is_one_of_axeq_named_in_the_source() -> None:
+    given = [
+        node.args[0]
+        for _, node in sources()
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Late"
+    ]
+
+    assert given
+    assert all(isinstance(name, ast.Constant) and str(name.value).startswith("axeq.") for name in given)
 
 
 def _imported(node: ast.AST) -> list[str]:
