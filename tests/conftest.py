@@ -27,7 +27,17 @@ from tests.support.proofs import Proofs
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Proofs(named_tests()), "proofs")
+    config.addinivalue_line("markers", f"kinds(*kinds): of {list(KINDS)}, those that a test's claim depends on")
     config.addinivalue_line("markers", f"needs(*what): of {sorted(NEEDS)}, what the test asks of a store")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Makes of `kinds` the parameters of the fixture `kind`; what a test says itself goes before its module's word."""
+    chosen = metafunc.definition.get_closest_marker("kinds")
+    said = any("kind" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+    if chosen and not said and "kind" in metafunc.fixturenames:
+        metafunc.definition.add_marker(pytest.mark.parametrize("kind", chosen.args, indirect=True))
 
 
 def pytest_sessionfinish() -> None:

@@ -1,4 +1,4 @@
-"""What becomes of an enqueue whose label is taken, on both faces and every kind of store."""
+"""What becomes of an enqueue whose label is taken, on both faces."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.sessions import Sessions, transact
 from tests.support.waiting import DEADLINE, aeventually, settled
+
+pytestmark = pytest.mark.kinds("uri", "motor", "mongomock")
+"""Those whose sessions or whose transactions differ; nothing else of it depends on how a store was opened."""
 
 WITHOUT = Capabilities(streams=False, transactions=False, clock=True, freed_labels=True, version="a stand-in")
 

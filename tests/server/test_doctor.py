@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 import axeq
 from axeq import capabilities, cli
 from axeq.capabilities import Finding, examine
+from axeq.indexes import INDEXES
 from tests.support.probe import Probe
 
 
@@ -44,7 +45,7 @@ def test_doctor_shows_every_try_and_leaves_only_the_jobs(
     assert lines[0].startswith("server ")
     assert len(lines) == 1 + len(capabilities._STEPS) + 2
     assert all(line.split("  ", 1)[1].split()[0] in ("yes", "no") for line in lines[1:])
-    assert server[database].list_collection_names() == ["jobs"]
+    assert sorted(server[database].list_collection_names()) == ["jobs", "jobs.isolations"]
     assert [document["_id"] for document in server[database]["jobs"].find()] == [job.id]
 
 
@@ -55,7 +56,8 @@ def test_doctor_names_missing_indexes_and_fails(uri: str, capsys: pytest.Capture
     code = cli.run(["doctor", uri])
 
     assert code == 1
-    assert "NO   claim, due, label, retention, inspection: run `axeq indexes ensure`" in capsys.readouterr().out
+    names = ", ".join(index.name for index in INDEXES if index.name != "label")
+    assert f"NO   {names}: run `axeq indexes ensure`" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("needed", "code", "shown"), [(True, 1, "NO   jobs fly"), (False, 0, "no   jobs fly")])

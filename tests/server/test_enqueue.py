@@ -276,6 +276,7 @@ async def test_a_payload_that_cannot_be_stored_is_refused_by_field(queue: Any, j
     assert jobs.count_documents({}) == 0
 
 
+@pytest.mark.kinds("uri", "motor", "mongomock")
 @pytest.mark.parametrize("options", INVALID_OPTIONS, ids=lambda options: " ".join(options))
 async def test_an_option_that_cannot_work_is_refused_and_nothing_is_sent(
     queue: Any, jobs: Any, options: dict[str, Any]

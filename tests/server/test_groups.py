@@ -1,4 +1,4 @@
-"""Groups on every kind of store: one call of the handler for the jobs that came together, each settled by itself."""
+"""Groups: one call of the handler for the jobs that came together, each settled by itself."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, stored_probe
 from tests.support.waiting import DEADLINE, eventually
 
+pytestmark = pytest.mark.kinds("uri", "mongomock")
+"""Nothing of it depends on how a store was opened."""
+
 QUICK = axeq.Group(grace=0.3)
-two_kinds = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
-"""For what is the same wherever jobs are stored."""
 
 
 class Calls:
@@ -74,7 +75,6 @@ def test_jobs_of_a_group_are_handled_by_one_call_and_end_together(store: axeq.St
     assert {(job.attempts, job.lost) for job in jobs} == {(1, 0)}
 
 
-@two_kinds
 def test_each_group_has_calls_of_its_own_and_jobs_without_one_share_another(store: axeq.Store) -> None:
     calls = Calls()
     jobs = enqueued(store, [1, 2], group="a") + enqueued(store, [3], group="b") + enqueued(store, [4, 5])
@@ -85,7 +85,6 @@ def test_each_group_has_calls_of_its_own_and_jobs_without_one_share_another(stor
     assert calls.sorted() == [[1, 2], [3], [4, 5]]
 
 
-@two_kinds
 def test_a_group_waits_until_no_job_has_come_for_its_grace(store: axeq.Store) -> None:
     calls = Calls()
 
@@ -99,7 +98,6 @@ def test_a_group_waits_until_no_job_has_come_for_its_grace(store: axeq.Store) ->
     assert jobs[0].started_at - jobs[1].created_at >= timedelta(seconds=1)
 
 
-@two_kinds
 def test_a_group_waits_no_longer_than_its_max_delay_though_jobs_keep_coming(store: axeq.Store) -> None:
     calls = Calls()
 
@@ -110,7 +108,6 @@ def test_a_group_waits_no_longer_than_its_max_delay_though_jobs_keep_coming(stor
     assert job.started_at - job.created_at >= timedelta(seconds=0.5)
 
 
-@two_kinds
 def test_a_group_that_is_full_waits_for_nothing_and_what_is_more_waits_on(store: axeq.Store) -> None:
     calls = Calls()
 
@@ -122,7 +119,6 @@ def test_a_group_that_is_full_waits_for_nothing_and_what_is_more_waits_on(store:
     assert sorted(job.state for job in jobs).count(State.ENQUEUED) == 1
 
 
-@two_kinds
 def test_a_job_joins_its_group_once_it_falls_due(store: axeq.Store) -> None:
     calls = Calls()
 
@@ -133,7 +129,6 @@ def test_a_job_joins_its_group_once_it_falls_due(store: axeq.Store) -> None:
     assert late.started_at - late.created_at >= timedelta(seconds=1.3)
 
 
-@two_kinds
 @pytest.mark.parametrize("group", [axeq.Group(grace=0), axeq.Group(grace=0.2, max_size=1)])
 def test_a_group_may_be_of_one(store: axeq.Store, group: axeq.Group) -> None:
     calls = Calls()
@@ -161,7 +156,6 @@ def test_jobs_that_failed_together_are_tried_again_together(store: axeq.Store) -
     assert all([event["verb"] for event in job.events] == ["fail"] for job in jobs)
 
 
-@two_kinds
 def test_each_job_has_attempts_of_its_own(store: axeq.Store, jobs: Any) -> None:
     def fail(ctx: axeq.Context[Any, Any]) -> None:
         raise ValueError("never")
@@ -182,7 +176,6 @@ def test_each_job_has_attempts_of_its_own(store: axeq.Store, jobs: Any) -> None:
     assert record.error["message"] == "never"
 
 
-@two_kinds
 @pytest.mark.parametrize(
     ("outcome", "state"),
     [
@@ -205,7 +198,6 @@ def test_an_outcome_is_that_of_every_job(store: axeq.Store, outcome: Exception, 
     assert len(calls.values) == 1
 
 
-@two_kinds
 def test_a_payload_that_does_not_validate_ends_its_job_alone(store: axeq.Store, jobs: Any) -> None:
     calls = Calls()
     wrong = stored_probe(group="g", data={"outcome": "no such thing"})
@@ -220,7 +212,6 @@ def test_a_payload_that_does_not_validate_ends_its_job_alone(store: axeq.Store, 
     assert axeq.Queue(store).get(wrong["_id"]).cause == "invalid"
 
 
-@two_kinds
 def test_a_document_that_a_hand_has_spoilt_ends_alone(store: axeq.Store, jobs: Any) -> None:
     calls = Calls()
     jobs.insert_one(stored_probe(_id="spoilt", group="g", attempts="three"))
@@ -234,7 +225,6 @@ def test_a_document_that_a_hand_has_spoilt_ends_alone(store: axeq.Store, jobs: A
     assert calls.sorted() == [[1, 2]]
 
 
-@two_kinds
 def test_a_job_whose_deadline_has_passed_ends_alone(store: axeq.Store) -> None:
     calls = Calls()
     queue = axeq.Queue(store)
@@ -248,7 +238,6 @@ def test_a_job_whose_deadline_has_passed_ends_alone(store: axeq.Store) -> None:
     assert calls.values == [[1, 2]]
 
 
-@two_kinds
 def test_a_job_of_a_newer_version_is_left_alone(store: axeq.Store, jobs: Any) -> None:
     calls = Calls()
     newer = stored_probe(group="g", version=2)
@@ -287,7 +276,6 @@ def gate() -> tuple[threading.Event, Callable[[Any], Any]]:
     return opened, wait
 
 
-@two_kinds
 def test_a_job_that_is_cancelled_while_its_group_runs_completes_with_it(store: axeq.Store) -> None:
     opened, wait = gate()
     calls = Calls(wait)
@@ -300,7 +288,6 @@ def test_a_job_that_is_cancelled_while_its_group_runs_completes_with_it(store: a
         assert ended(jobs) == [State.COMPLETED] * 3
 
 
-@two_kinds
 def test_a_job_that_is_cancelled_ends_so_where_its_group_fails(store: axeq.Store) -> None:
     opened, wait = gate()
 
@@ -321,7 +308,6 @@ def test_a_job_that_is_cancelled_ends_so_where_its_group_fails(store: axeq.Store
     assert jobs[1].cause == "requested"
 
 
-@two_kinds
 def test_the_handler_is_stopped_once_each_of_its_jobs_is_cancelled(store: axeq.Store) -> None:
     _, wait = gate()
     calls = Calls(wait)
@@ -351,7 +337,6 @@ def test_a_job_that_is_removed_drops_out_and_the_others_complete(store: axeq.Sto
     assert len(calls.values) == 1
 
 
-@two_kinds
 def test_a_call_that_takes_too_long_fails_every_job(store: axeq.Store) -> None:
     _, wait = gate()
     calls = Calls(wait)
@@ -378,7 +363,6 @@ def test_a_pool_that_ends_gives_every_job_back_in_its_place(store: axeq.Store) -
     assert [job.available_at for job in jobs] == came
 
 
-@two_kinds
 def test_a_handler_that_does_not_stop_is_abandoned_with_all_its_jobs(store: axeq.Store) -> None:
     opened = threading.Event()
 
@@ -412,7 +396,6 @@ def test_jobs_whose_worker_died_are_gathered_again_with_each_other(store: axeq.S
     assert {(job.attempts, job.lost) for job in queue.find()} == {(1, 0)}
 
 
-@two_kinds
 @pytest.mark.parametrize(("lost", "max_lost"), [(2, 5), (3, None), (1, 1)])
 def test_jobs_that_may_be_poison_are_called_alone(
     store: axeq.Store, jobs: Any, lost: int, max_lost: int | None
@@ -447,7 +430,6 @@ def test_a_large_group_of_small_results_goes_out_in_few_statements(store: axeq.S
     assert {job.refresh().result for job in jobs[::60]} == {600}
 
 
-@two_kinds
 def test_a_plain_handler_takes_groups_in_a_thread(store: axeq.Store) -> None:
     seen: list[list[Any]] = []
 
@@ -470,7 +452,6 @@ def in_process(ctx: axeq.Context[Probe, Any]) -> Any:
     return [model.value for model in ctx.models]
 
 
-@two_kinds
 @pytest.mark.needs("processes")
 def test_a_handler_in_a_process_of_its_own_takes_groups(store: axeq.Store, jobs: Any) -> None:
     worn = stored_probe(group="g", data={"value": 2, "outcome": "ok", "delay": 0.0}, attempts=1)
@@ -497,7 +478,6 @@ def test_sealed_payloads_are_opened_and_those_of_another_key_are_put_back(uri: s
     assert foreign[0].attempts == 0
 
 
-@two_kinds
 def test_a_handler_of_a_group_cannot_keep_a_checkpoint(store: axeq.Store) -> None:
     async def keep(ctx: axeq.Context[Any, Any]) -> None:
         await ctx.checkpoint({"at": 1})
@@ -564,7 +544,6 @@ def test_progress_of_a_group_is_that_of_every_job(store: axeq.Store) -> None:
     assert [job.progress for job in jobs] == [1.0] * 3
 
 
-@two_kinds
 def test_an_ordinary_task_has_lists_of_one(store: axeq.Store) -> None:
     calls = Calls()
     pool = quick_pool(store)

@@ -17,7 +17,7 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread
 from tests.support.waiting import DEADLINE, eventually
 
-pytestmark = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
+pytestmark = pytest.mark.kinds("uri", "mongomock")
 JOB_MOMENTS = ("claimed", "started", "done", "lost")
 
 

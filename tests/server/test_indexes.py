@@ -102,6 +102,7 @@ def explained(jobs: Any, rule: Any) -> list[dict[str, Any]]:
     return list(_stages(_winner(cursor.explain())))
 
 
+@pytest.mark.kinds("uri")
 @pytest.mark.needs("plans")
 @pytest.mark.usefixtures("plans_partial_indexes")
 def test_the_board_is_read_from_the_claim_index_alone_in_order(filled: axeq.Store, jobs: Any) -> None:
@@ -113,6 +114,7 @@ def test_the_board_is_read_from_the_claim_index_alone_in_order(filled: axeq.Stor
     assert {stage["stage"] for stage in stages} <= {"LIMIT", "PROJECTION_COVERED", "PROJECTION_SIMPLE", "IXSCAN"}
 
 
+@pytest.mark.kinds("uri")
 @pytest.mark.needs("plans")
 @pytest.mark.usefixtures("plans_partial_indexes")
 def test_the_next_due_time_is_read_from_the_due_index_in_order(filled: axeq.Store, jobs: Any) -> None:
@@ -132,6 +134,7 @@ def ended(filled: axeq.Store) -> axeq.Store:
     return filled
 
 
+@pytest.mark.kinds("uri")
 @pytest.mark.needs("plans")
 @pytest.mark.usefixtures("plans_partial_indexes", "ended")
 @pytest.mark.parametrize(
@@ -151,6 +154,7 @@ def test_ended_jobs_are_found_by_their_index_in_order(jobs: Any, rule: Any) -> N
     assert not {"SORT", "COLLSCAN"} & {stage["stage"] for stage in stages}
 
 
+@pytest.mark.kinds("uri")
 @pytest.mark.needs("plans")
 @pytest.mark.usefixtures("plans_partial_indexes", "ended")
 @pytest.mark.parametrize("state", State)
@@ -180,6 +184,7 @@ def _yielded(rule: Any) -> Iterator[Any]:
             return
 
 
+@pytest.mark.kinds("uri")
 @pytest.mark.needs("plans")
 @pytest.mark.usefixtures("plans_partial_indexes")
 def test_jobs_in_order_of_due_time_alone_are_read_in_the_order_of_the_due_index(filled: axeq.Store, jobs: Any) -> None:
@@ -191,6 +196,7 @@ def test_jobs_in_order_of_due_time_alone_are_read_in_the_order_of_the_due_index(
     assert not {"SORT", "COLLSCAN"} & {stage["stage"] for stage in stages}
 
 
+@pytest.mark.kinds("uri")
 @pytest.mark.needs("plans")
 @pytest.mark.usefixtures("plans_partial_indexes")
 def test_a_backlog_in_order_of_due_time_alone_is_read_in_the_order_of_the_due_index(

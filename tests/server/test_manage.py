@@ -14,6 +14,9 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_thread
 from tests.support.waiting import DEADLINE, aeventually, settled
 
+few_kinds = pytest.mark.kinds("uri", "motor", "mongomock")
+"""For what does not depend on how a store was opened, but at most on the driver and on how a pool is woken."""
+
 
 class Another(axeq.Model[None], name="another"):
     """A job of another task."""
@@ -68,6 +71,7 @@ async def test_jobs_are_found_by_state_name_and_label_newest_first(queue: Any, s
     assert await found(name="other") == []
 
 
+@few_kinds
 async def test_jobs_are_found_by_what_their_payload_holds(queue: Any) -> None:
     seven = await settled(queue.enqueue(Probe(value={"user": {"id": 7}, "tags": ["a", "b"]})))
     eight = await settled(queue.enqueue(Probe(value={"user": {"id": 8}, "tags": ["b"]})))
@@ -84,6 +88,7 @@ async def test_jobs_are_found_by_what_their_payload_holds(queue: Any) -> None:
         await found(**{"user.id": {"$gt": 0}})
 
 
+@few_kinds
 async def test_a_search_of_payloads_takes_no_operators_and_no_sealed_ones(queue: Any, store: axeq.Store) -> None:
     for data in ({"$where": "1"}, {"value.$ne": 1}, {"": 1}, {"a..b": 1}, {7: 1}, {}, "value"):
         with pytest.raises(axeq.ConfigurationError, match="data"):
@@ -94,6 +99,7 @@ async def test_a_search_of_payloads_takes_no_operators_and_no_sealed_ones(queue:
         await settled(queue.find(data={"value": 1}))
 
 
+@few_kinds
 async def test_the_dead_are_listed_last_first_and_cleared_without_those_that_were_asked_to_end(
     queue: Any, store: axeq.Store
 ) -> None:
@@ -115,6 +121,7 @@ async def test_the_dead_are_listed_last_first_and_cleared_without_those_that_wer
     assert {job.id for job in await settled(queue.find())} == {died[0].id, asked.id}
 
 
+@few_kinds
 async def test_stats_tell_the_tasks_apart(queue: Any, store: axeq.Store) -> None:
     await settled(queue.enqueue_many([Probe() for _ in range(3)]))
     await settled((await made(queue)).cancel())
@@ -143,6 +150,7 @@ async def test_stats_count_the_jobs_of_the_queue_by_state(queue: Any, store: axe
         await aeventually(counted)
 
 
+@few_kinds
 async def test_stats_count_no_further_than_asked(queue: Any) -> None:
     await settled(queue.enqueue_many([Probe() for _ in range(5)]))
 
@@ -160,6 +168,7 @@ async def test_a_waiting_job_is_cancelled_at_once(queue: Any) -> None:
     await made(queue, label="one")
 
 
+@few_kinds
 @pytest.mark.parametrize("handler", HANDLERS)
 async def test_cancelling_a_running_job_stops_its_handler(queue: Any, store: axeq.Store, handler: str) -> None:
     with running(pool_for(store, HANDLERS[handler])) as pool:
@@ -175,6 +184,7 @@ async def test_cancelling_a_running_job_stops_its_handler(queue: Any, store: axe
     assert pool.counts["cancel"] == 1
 
 
+@few_kinds
 async def test_a_completion_wins_over_a_cancel_that_came_late(queue: Any, store: axeq.Store) -> None:
     finish = threading.Event()
     pool = quick_pool(store)
@@ -195,6 +205,7 @@ async def test_a_completion_wins_over_a_cancel_that_came_late(queue: Any, store:
         assert await settled(job.cancel()) is Cancellation.TOO_LATE
 
 
+@few_kinds
 async def test_a_failure_under_a_cancel_ends_the_job(queue: Any, store: axeq.Store) -> None:
     finish = threading.Event()
     pool = quick_pool(store)
@@ -213,6 +224,7 @@ async def test_a_failure_under_a_cancel_ends_the_job(queue: Any, store: axeq.Sto
         assert (await until(queue, job.id, State.CANCELLED)).cause == "requested"
 
 
+@few_kinds
 async def test_a_job_whose_worker_is_gone_is_cancelled_at_once(queue: Any, jobs: Any) -> None:
     job = await made(queue)
     jobs.update_one(
@@ -235,6 +247,7 @@ async def test_a_failed_job_retried_by_hand_runs_at_once_as_if_new(queue: Any, s
         assert (await until(queue, job.id, State.FAILED)).attempts == 1
 
 
+@few_kinds
 @pytest.mark.parametrize("outcome", ["ok", "cancel"])
 async def test_an_ended_job_retried_by_hand_is_live_again_and_not_removed(
     queue: Any, store: axeq.Store, outcome: Any
@@ -250,6 +263,7 @@ async def test_an_ended_job_retried_by_hand_is_live_again_and_not_removed(
     assert again.available_at is not None
 
 
+@few_kinds
 async def test_a_retry_whose_label_is_taken_meanwhile_is_refused(queue: Any) -> None:
     job = await made(queue, label="one")
     await settled(job.cancel())
@@ -261,6 +275,7 @@ async def test_a_retry_whose_label_is_taken_meanwhile_is_refused(queue: Any) -> 
     assert (await settled(job.refresh())).state is State.CANCELLED
 
 
+@few_kinds
 async def test_many_jobs_are_retried_and_each_that_cannot_be_is_reported(queue: Any) -> None:
     labelled, taken = await made(queue, label="free"), await made(queue, label="taken")
     plain = [await made(queue) for _ in range(3)]
@@ -282,6 +297,7 @@ async def test_many_jobs_are_retried_and_each_that_cannot_be_is_reported(queue: 
     assert (await settled(taken.refresh())).state is State.CANCELLED
 
 
+@few_kinds
 async def test_many_jobs_are_removed_at_once(queue: Any) -> None:
     gone = [await made(queue) for _ in range(3)]
     kept = await made(queue)
@@ -292,6 +308,7 @@ async def test_many_jobs_are_removed_at_once(queue: Any) -> None:
     assert [job.id for job in await settled(queue.find())] == [kept.id]
 
 
+@few_kinds
 async def test_a_job_that_waits_already_is_not_retried(queue: Any) -> None:
     job = await made(queue, delay=600)
 
@@ -310,6 +327,7 @@ async def test_a_removed_job_is_gone(queue: Any) -> None:
         await settled(job.refresh())
 
 
+@few_kinds
 async def test_removing_a_running_job_costs_its_worker_the_lease(
     queue: Any, store: axeq.Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -354,6 +372,7 @@ async def test_a_paused_queue_or_task_starts_nothing_until_it_is_resumed(
         assert await settled(free.wait(DEADLINE)) == 2
 
 
+@few_kinds
 async def test_a_pause_does_not_touch_the_jobs(queue: Any) -> None:
     job = await made(queue)
 

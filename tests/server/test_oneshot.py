@@ -16,7 +16,7 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe
 from tests.support.waiting import DEADLINE, eventually
 
-pytestmark = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
+pytestmark = pytest.mark.kinds("uri", "mongomock")
 
 
 class Chain(axeq.Model[int], name="chain"):

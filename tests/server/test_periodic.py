@@ -1,4 +1,4 @@
-"""Periodic tasks on every kind of store: one job per slot, whatever number of pools."""
+"""Periodic tasks: one job per slot, whatever number of pools."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from axeq.periodic import slot_start
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually
+
+pytestmark = pytest.mark.kinds("uri", "mongomock")
+"""Nothing of it depends on how a store was opened."""
 
 DAY = 86_400
 

@@ -19,6 +19,9 @@ from tests.support.pools import python, quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, aeventually, eventually
 
+pytestmark = pytest.mark.kinds("uri", "motor", "mongomock")
+"""Those that are woken in different ways; nothing else of it depends on how a store was opened."""
+
 
 def pool_for(store: axeq.Store, **options: Any) -> axeq.Pool:
     pool = quick_pool(store, **options)

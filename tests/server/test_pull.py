@@ -19,6 +19,9 @@ from tests.support.masking import Mask
 from tests.support.probe import Probe, stored_probe
 from tests.support.waiting import DEADLINE, aeventually, eventually, settled
 
+pytestmark = pytest.mark.kinds("uri", "motor", "mongomock")
+"""Those whose drivers or whose waiting differ; nothing else of it depends on how a store was opened."""
+
 
 class Cursor(BaseModel):
     page: int

@@ -17,8 +17,8 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually
 
-few_kinds = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
-"""For what does not depend on how a store was opened."""
+pytestmark = pytest.mark.kinds("uri", "mongomock")
+"""Nothing of it depends on how a store was opened."""
 
 
 class Other(axeq.Model[Any], name="other"):
@@ -50,7 +50,6 @@ def all_run(ran: list[str], count: int) -> None:
     eventually(lambda: len(ran) >= count)
 
 
-@few_kinds
 def test_queues_share_a_pool_by_their_weights_while_all_have_jobs(store: axeq.Store) -> None:
     enqueued(store, 200, "critical", "default", "low")
     pool = quick_pool(store, queues={"low": 1, "critical": 6, "default": 3}, drain=0)
@@ -65,7 +64,6 @@ def test_queues_share_a_pool_by_their_weights_while_all_have_jobs(store: axeq.St
     assert shares["low"] == pytest.approx(20, abs=12)
 
 
-@few_kinds
 def test_in_strict_order_a_lower_queue_runs_only_what_higher_ones_leave(store: axeq.Store) -> None:
     enqueued(store, 20, "low", "default", "critical")
     pool = quick_pool(store, queues={"low": 1, "critical": 6, "default": 3}, strict=True)
@@ -77,7 +75,6 @@ def test_in_strict_order_a_lower_queue_runs_only_what_higher_ones_leave(store: a
     assert ran == ["critical"] * 20 + ["default"] * 20 + ["low"] * 20
 
 
-@few_kinds
 def test_in_strict_order_what_comes_to_a_higher_queue_goes_first(store: axeq.Store) -> None:
     enqueued(store, 60, "low")
     pool = quick_pool(store, queues=["high", "low"], strict=True, drain=0)
@@ -110,7 +107,6 @@ def test_every_task_serves_every_queue(store: axeq.Store) -> None:
         assert [job.wait(5) for job in probes] == [2, 2]
 
 
-@few_kinds
 def test_a_paused_queue_waits_and_the_others_run(store: axeq.Store) -> None:
     enqueued(store, 5, "first", "second")
     axeq.Queue(store, "first").pause()
@@ -124,7 +120,6 @@ def test_a_paused_queue_waits_and_the_others_run(store: axeq.Store) -> None:
     assert axeq.Queue(store, "first").stats()[State.ENQUEUED] == 5
 
 
-@few_kinds
 def test_a_queue_that_is_alone_with_jobs_has_the_whole_pool(store: axeq.Store) -> None:
     enqueued(store, 100, "low")
     pool = quick_pool(store, queues={"critical": 1000, "low": 1})
@@ -147,7 +142,6 @@ def test_jobs_due_in_any_queue_are_not_overslept(store: axeq.Store) -> None:
         assert [job.wait(5) for job in jobs] == ["second", "first"]
 
 
-@few_kinds
 def test_pools_of_different_queues_count_only_those_that_serve_the_same_as_rivals(store: axeq.Store) -> None:
     pools = {name: quick_pool(store, queues=queues) for name, queues in (("one", ["a", "b"]), ("two", ["b", "c"]))}
     for pool in pools.values():
@@ -196,7 +190,6 @@ def test_jobs_run_in_the_order_of_the_pool(store: axeq.Store, jobs: Any, order: 
     assert ran == (by_due if order == "due" else by_due[::-1])
 
 
-@few_kinds
 def test_a_backlog_of_many_priorities_runs_in_order_of_due_time(store: axeq.Store, jobs: Any) -> None:
     queue = axeq.Queue(store)
     for priority in range(3, 0, -1):
@@ -261,7 +254,6 @@ def crowded(pool: axeq.Pool) -> Crowd:
     return crowd
 
 
-@few_kinds
 def test_no_more_attempts_run_at_once_than_the_pool_may_run(store: axeq.Store) -> None:
     for payload in (Probe(), Other(), Third()):
         enqueued(store, 30, "default", payload=payload)
@@ -275,7 +267,6 @@ def test_no_more_attempts_run_at_once_than_the_pool_may_run(store: axeq.Store) -
     assert crowd.came == {"probe": 30, "other": 30, "third": 30}
 
 
-@few_kinds
 def test_tasks_have_equal_turns_where_the_pool_is_full(store: axeq.Store) -> None:
     for payload in (Probe(), Other(), Third()):
         enqueued(store, 200, "default", payload=payload)
@@ -289,7 +280,6 @@ def test_tasks_have_equal_turns_where_the_pool_is_full(store: axeq.Store) -> Non
     assert all(30 <= count <= 75 for count in came.values()), came
 
 
-@few_kinds
 def test_weights_hold_between_tasks_where_the_pool_is_full(store: axeq.Store) -> None:
     enqueued(store, 200, "critical", payload=Probe())
     enqueued(store, 200, "low", payload=Other())
@@ -303,7 +293,6 @@ def test_weights_hold_between_tasks_where_the_pool_is_full(store: axeq.Store) ->
     assert came["probe"] == pytest.approx(0.8 * sum(came.values()), abs=30)
 
 
-@few_kinds
 def test_a_task_is_not_kept_out_by_one_with_a_backlog(store: axeq.Store) -> None:
     enqueued(store, 600, "default", payload=Probe())
     pool = quick_pool(store, concurrency=2, drain=0)
@@ -317,7 +306,6 @@ def test_a_task_is_not_kept_out_by_one_with_a_backlog(store: axeq.Store) -> None
     assert left > 0
 
 
-@few_kinds
 def test_a_job_that_has_lost_a_lease_gets_a_place_of_a_full_pool(store: axeq.Store, jobs: Any) -> None:
     enqueued(store, 600, "default", payload=Probe())
     orphan = axeq.Queue(store).enqueue(Other(), priority=-1)
@@ -333,7 +321,6 @@ def test_a_job_that_has_lost_a_lease_gets_a_place_of_a_full_pool(store: axeq.Sto
     assert left > 0
 
 
-@few_kinds
 @pytest.mark.parametrize("concurrency", [None, 3])
 def test_attempts_that_run_at_once_have_worker_numbers_of_their_own(store: axeq.Store, concurrency: int | None) -> None:
     enqueued(store, 40, "default")
@@ -373,7 +360,6 @@ def test_a_handler_in_a_thread_or_process_knows_its_worker_number(store: axeq.St
         assert axeq.Queue(store).enqueue(Probe()).wait(DEADLINE) == 0
 
 
-@few_kinds
 def test_periodic_jobs_of_a_pool_of_several_queues_go_to_the_first(store: axeq.Store, jobs: Any) -> None:
     pool = quick_pool(store, queues=["first", "second"])
 

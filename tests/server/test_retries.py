@@ -20,6 +20,9 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe
 from tests.support.waiting import DEADLINE, eventually, settled
 
+pytestmark = pytest.mark.kinds("uri", "mongomock")
+"""Nothing of it depends on how a store was opened."""
+
 SECRET = "s3cr3t-w0rd"  # a test's own
 OVER = timedelta(milliseconds=300)
 

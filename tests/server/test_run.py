@@ -18,6 +18,9 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe
 from tests.support.waiting import DEADLINE, eventually
 
+few_kinds = pytest.mark.kinds("uri", "mongomock")
+"""For what does not depend on how a store was opened."""
+
 
 class Sum(axeq.Model[int], name="sum"):
     numbers: list[int]
@@ -142,6 +145,7 @@ def test_retry_asks_for_another_attempt_that_counts(store: axeq.Store, handler: 
         assert [event["verb"] for event in job.events] == ["fail", "cancel"]
 
 
+@few_kinds
 def test_retry_waits_for_as_long_as_it_says(store: axeq.Store) -> None:
     with running(pool_for(store)):
         job = in_state(axeq.Queue(store).enqueue(Probe(outcome="retry", delay=600)), axeq.State.FAILED)
@@ -169,6 +173,7 @@ def test_snooze_puts_the_job_back_uncounted(store: axeq.Store, handler: Any) -> 
         assert job.events[-1]["verb"] == "snooze"
 
 
+@few_kinds
 def test_a_snoozed_job_comes_again_by_itself(store: axeq.Store) -> None:
     with running(pool_for(store)):
         job = axeq.Queue(store).enqueue(Probe(outcome="snooze", delay=0.05))
@@ -186,6 +191,7 @@ def test_a_failure_keeps_its_error_and_is_tried_again_later(store: axeq.Store, h
         assert job.available_at - job.ended_at >= timedelta(seconds=600)
 
 
+@few_kinds
 def test_each_further_failure_waits_longer(store: axeq.Store) -> None:
     with running(pool_for(store, min_delay=0.05, max_delay=60, delay_factor=4, max_attempts=3)):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise"))
@@ -196,6 +202,7 @@ def test_each_further_failure_waits_longer(store: axeq.Store) -> None:
     assert last - second >= timedelta(seconds=0.2)
 
 
+@few_kinds
 def test_a_job_that_always_fails_is_given_up_at_its_last_attempt(store: axeq.Store, handler: Any) -> None:
     with running(pool_for(store, handler, max_attempts=3)):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise", value="broken"))
@@ -206,6 +213,7 @@ def test_a_job_that_always_fails_is_given_up_at_its_last_attempt(store: axeq.Sto
     assert [event["verb"] for event in job.events] == ["fail", "fail", "cancel"]
 
 
+@few_kinds
 def test_a_failure_leaves_no_trace_in_a_job_that_completes_in_the_end(store: axeq.Store) -> None:
     pool = quick_pool(store)
 
@@ -223,6 +231,7 @@ def test_a_failure_leaves_no_trace_in_a_job_that_completes_in_the_end(store: axe
         assert [event["verb"] for event in job.events] == ["fail"]
 
 
+@few_kinds
 def test_an_attempt_that_hangs_is_stopped_at_its_timeout(store: axeq.Store, handler: Any) -> None:
     with running(pool_for(store, handler, timeout=0.1, max_attempts=2)) as pool:
         job = axeq.Queue(store).enqueue(Probe(outcome="hang"))
@@ -234,6 +243,7 @@ def test_an_attempt_that_hangs_is_stopped_at_its_timeout(store: axeq.Store, hand
     assert pool.counts["abandon"] == 0
 
 
+@few_kinds
 def test_a_handler_that_will_not_stop_is_abandoned_and_its_worker_replaced(
     store: axeq.Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -258,6 +268,7 @@ def test_a_handler_that_will_not_stop_is_abandoned_and_its_worker_replaced(
     assert f"the handler of job {job.id} (probe) does not stop" in caplog.text
 
 
+@few_kinds
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
@@ -292,6 +303,7 @@ def test_whatever_a_handler_raises_fails_its_job_and_not_the_pool(
         assert axeq.Queue(store).enqueue(Probe(value="alive")).wait(DEADLINE) == "alive"
 
 
+@few_kinds
 def test_a_result_that_cannot_be_stored_ends_the_job_as_such(store: axeq.Store, handler: Any) -> None:
     pool = quick_pool(store)
 
@@ -308,6 +320,7 @@ def test_a_result_that_cannot_be_stored_ends_the_job_as_such(store: axeq.Store, 
     assert job.refresh().attempts == 1
 
 
+@few_kinds
 def test_a_result_of_another_type_than_declared_ends_the_job_as_such(store: axeq.Store) -> None:
     pool = quick_pool(store)
 
@@ -319,6 +332,7 @@ def test_a_result_of_another_type_than_declared_ends_the_job_as_such(store: axeq
         assert cancelled(axeq.Queue(store).enqueue(Sum(numbers=[]))).cause == "result"
 
 
+@few_kinds
 def test_a_stored_payload_that_no_longer_validates_ends_the_job_and_is_kept(store: axeq.Store, jobs: Any) -> None:
     identity = written(jobs, data={"outcome": "explode", "delay": "long"})
 
@@ -332,6 +346,7 @@ def test_a_stored_payload_that_no_longer_validates_ends_the_job_and_is_kept(stor
     assert jobs.find_one({"_id": identity})["data"] == {"outcome": "explode", "delay": "long"}
 
 
+@few_kinds
 def test_jobs_of_a_newer_version_are_left_alone_and_counted(store: axeq.Store, jobs: Any) -> None:
     newer = written(jobs, version=2)
     before = jobs.find_one({"_id": newer})
@@ -343,6 +358,7 @@ def test_jobs_of_a_newer_version_are_left_alone_and_counted(store: axeq.Store, j
     assert jobs.find_one({"_id": newer}) == before
 
 
+@few_kinds
 def test_jobs_of_an_unknown_task_are_left_alone_and_counted(
     store: axeq.Store, jobs: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -357,6 +373,7 @@ def test_jobs_of_an_unknown_task_are_left_alone_and_counted(
     assert "jobs of 'other' are due" in caplog.text
 
 
+@few_kinds
 def test_a_payload_of_an_older_version_is_upgraded_before_it_is_read(store: axeq.Store, jobs: Any) -> None:
     identity = written(jobs, name="badge", version=1, data={"name": "ada"})
     pool = quick_pool(store)
@@ -369,6 +386,7 @@ def test_a_payload_of_an_older_version_is_upgraded_before_it_is_read(store: axeq
         assert axeq.Queue(store).wait(identity, timeout=DEADLINE).result == "ADA"
 
 
+@few_kinds
 def test_an_upgrade_that_fails_ends_the_job_as_invalid(store: axeq.Store, jobs: Any) -> None:
     identity = written(jobs, name="badge", version=1, data={"nom": "ada"})
     pool = quick_pool(store)
@@ -384,6 +402,7 @@ def test_an_upgrade_that_fails_ends_the_job_as_invalid(store: axeq.Store, jobs: 
     assert jobs.find_one({"_id": identity})["data"] == {"nom": "ada"}
 
 
+@few_kinds
 @pytest.mark.parametrize("executor", ["loop", "thread"])
 def test_a_context_variable_does_not_leak_into_the_next_job(store: axeq.Store, executor: str) -> None:
     tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
@@ -452,6 +471,7 @@ def test_a_handler_knows_its_job_and_its_pool(store: axeq.Store, caplog: pytest.
     assert f"probe {job.id} attempt 1: looking" in caplog.text
 
 
+@few_kinds
 def test_a_handler_that_blocks_the_loop_keeps_its_job(store: axeq.Store) -> None:
     runs: list[int] = []
     pool = quick_pool(store, lease=0.5)

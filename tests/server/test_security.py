@@ -261,6 +261,7 @@ def test_a_job_that_was_sealed_can_be_retried_by_hand(sealed_store: axeq.Store) 
 # Values stay values
 
 
+@pytest.mark.kinds("uri", "mongomock")
 async def test_results_that_look_like_expressions_come_back_as_they_are(queue: Any, store: axeq.Store) -> None:
     values = [{"text": text, "all": EXPRESSIONS} for text in EXPRESSIONS * 20]
     made = await settled(queue.enqueue_many([Probe(value=value) for value in values]))
@@ -273,6 +274,7 @@ async def test_results_that_look_like_expressions_come_back_as_they_are(queue: A
     assert found == values
 
 
+@pytest.mark.kinds("uri", "mongomock")
 async def test_ids_that_look_like_expressions_are_settled_as_themselves(queue: Any, store: axeq.Store) -> None:
     for text in EXPRESSIONS:
         await settled(queue.enqueue(Probe(value=text), id=text))

@@ -13,13 +13,12 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually
 
+pytestmark = pytest.mark.kinds("uri", "mongomock")
+"""Nothing of it depends on how a store was opened."""
+
 
 class Strange(axeq.Model[Any], name="strange", version=7):
     value: Any = None
-
-
-few_kinds = pytest.mark.parametrize("kind", ["uri", "mongomock"], indirect=True)
-"""For what does not depend on how a store was opened."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +63,6 @@ def test_a_job_that_no_live_pool_understands_is_parked_and_run_once_one_comes(st
     assert (strange.refresh().attempts, pool.counts["dequeue"]) == (1, 1)
 
 
-@few_kinds
 def test_a_job_that_another_live_pool_understands_is_not_parked(store: axeq.Store) -> None:
     queue, gate = axeq.Queue(store), threading.Event()
     busy = quick_pool(store)
@@ -107,7 +105,6 @@ def test_a_handler_for_whatever_comes_runs_what_nobody_else_understands(store: a
     assert first.refresh().attempts == 1
 
 
-@few_kinds
 def test_a_handler_for_whatever_comes_leaves_names_to_pools_that_have_a_task_for_them(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
 
@@ -126,7 +123,6 @@ def test_a_handler_for_whatever_comes_leaves_names_to_pools_that_have_a_task_for
         assert queue.enqueue(Strange()).wait(DEADLINE) == "whatever"
 
 
-@few_kinds
 def test_a_name_is_run_for_the_queues_where_nobody_else_understands_it(store: axeq.Store) -> None:
     def whatever(ctx: axeq.Context[Any, Any]) -> str:
         return "whatever"
@@ -142,7 +138,6 @@ def test_a_name_is_run_for_the_queues_where_nobody_else_understands_it(store: ax
         assert {job.wait(DEADLINE) for job in theirs} == {"its own"}
 
 
-@few_kinds
 def test_a_handler_for_whatever_comes_shares_the_places_of_the_pool(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
     inside, most = 0, 0

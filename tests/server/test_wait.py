@@ -17,6 +17,9 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, aeventually, eventually, settled
 
+pytestmark = pytest.mark.kinds("uri", "motor", "mongomock")
+"""Those whose change streams differ; nothing else of it depends on how a store was opened."""
+
 
 async def made(queue: Any, outcome: Any = "ok", **options: Any) -> Any:
     return await settled(queue.enqueue(Probe(outcome=outcome), **options))

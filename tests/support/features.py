@@ -92,8 +92,10 @@ def _reasons(kind: str, needs: Sequence[str]) -> str | None:
 
 
 def _kinds(marks: Sequence[ast.expr]) -> Sequence[str]:
-    """Returns the kinds that a test is parametrized with, all of them by default."""
-    for mark in marks:
+    """Returns the kinds that a test, or else its module, is parametrized with, all of them by default."""
+    for mark in reversed(marks):
+        if _mark(mark)[0] == "kinds":
+            return _mark(mark)[1]
         if isinstance(mark, ast.Call) and _mark(mark)[0] == "parametrize" and _mark(mark)[1][:1] == ["kind"]:
             try:
                 return [str(kind) for kind in ast.literal_eval(mark.args[1])]

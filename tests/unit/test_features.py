@@ -14,6 +14,7 @@ from tests.support.features import LATER, OPEN, PAGE, ROOT, Row, named_tests, ne
 
 ROWS = rows()
 _ON_MONGOMOCK = "import pytest\npytestmark = pytest.mark.parametrize('kind', ['mongomock'], indirect=True)"
+_FEW_KINDS = "import pytest\npytestmark = pytest.mark.kinds('mongomock')"
 
 
 def name_of(row: Row) -> str:
@@ -65,8 +66,10 @@ def test_what_looks_like_a_test_in_a_row_is_read_as_one(row: Row) -> None:
         ("import pytest\n\n@pytest.mark.skip\ndef test_a(): ...", "skipped"),
         ("def test_b(): ...", "has no test_a"),
         (f"{_ON_MONGOMOCK}\n\n@pytest.mark.needs('streams')\ndef test_a(store): ...", "no kind of store"),
+        (f"{_FEW_KINDS}\n\n@pytest.mark.needs('streams')\ndef test_a(store): ...", "no kind of store"),
+        (f"{_FEW_KINDS}\n\n@pytest.mark.kinds('uri')\n@pytest.mark.needs('streams')\ndef test_a(store): ...", None),
     ],
-    ids=["plain", "able", "skipped", "gone", "mongomock"],
+    ids=["plain", "able", "skipped", "gone", "mongomock", "few kinds", "a kind of its own"],
 )
 def test_a_test_that_no_kind_of_store_runs_is_found_out(
     written: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
