@@ -56,7 +56,7 @@ def test_doctor_names_missing_indexes_and_fails(uri: str, capsys: pytest.Capture
     code = cli.run(["doctor", uri])
 
     assert code == 1
-    names = ", ".join(index.name for index in INDEXES if index.name != "label")
+    names = ", ".join(index.name for index in INDEXES)
     assert f"NO   {names}: run `axeq indexes ensure`" in capsys.readouterr().out
 
 
