@@ -81,6 +81,7 @@ def test_a_pool_that_is_stopped_gives_back_what_does_not_finish(store: axeq.Stor
     assert verbs(pool.counts) == {"dequeue": 1, "release": 1}
 
 
+@pytest.mark.kinds("uri", "mongomock")
 def test_a_stopped_pool_gives_back_what_it_has_not_started(store: axeq.Store) -> None:
     # Quick jobs first, so that the pool claims ahead; then it is stopped while some of those wait.
     gate, queue = threading.Event(), axeq.Queue(store)

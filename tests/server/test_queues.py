@@ -51,7 +51,8 @@ def all_run(ran: list[str], count: int) -> None:
 
 
 def test_queues_share_a_pool_by_their_weights_while_all_have_jobs(store: axeq.Store) -> None:
-    enqueued(store, 200, "critical", "default", "low")
+    for queue, count in (("critical", 150), ("default", 85), ("low", 40)):
+        enqueued(store, count, queue)
     pool = quick_pool(store, queues={"low": 1, "critical": 6, "default": 3}, drain=0)
     ran = noting_queues(pool, seconds=0.004)
 
@@ -190,6 +191,7 @@ def test_jobs_run_in_the_order_of_the_pool(store: axeq.Store, jobs: Any, order: 
     assert ran == (by_due if order == "due" else by_due[::-1])
 
 
+@pytest.mark.kinds("uri")
 def test_a_backlog_of_many_priorities_runs_in_order_of_due_time(store: axeq.Store, jobs: Any) -> None:
     queue = axeq.Queue(store)
     for priority in range(3, 0, -1):
@@ -269,7 +271,7 @@ def test_no_more_attempts_run_at_once_than_the_pool_may_run(store: axeq.Store) -
 
 def test_tasks_have_equal_turns_where_the_pool_is_full(store: axeq.Store) -> None:
     for payload in (Probe(), Other(), Third()):
-        enqueued(store, 200, "default", payload=payload)
+        enqueued(store, 80, "default", payload=payload)
     pool = quick_pool(store, concurrency=3, drain=0)
     crowd = crowded(pool)
 
@@ -281,8 +283,8 @@ def test_tasks_have_equal_turns_where_the_pool_is_full(store: axeq.Store) -> Non
 
 
 def test_weights_hold_between_tasks_where_the_pool_is_full(store: axeq.Store) -> None:
-    enqueued(store, 200, "critical", payload=Probe())
-    enqueued(store, 200, "low", payload=Other())
+    enqueued(store, 160, "critical", payload=Probe())
+    enqueued(store, 70, "low", payload=Other())
     pool = quick_pool(store, queues={"critical": 4, "low": 1}, concurrency=2, drain=0)
     crowd = crowded(pool)
 
