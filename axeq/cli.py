@@ -26,6 +26,7 @@ from axeq.errors import (
 from axeq.keeper import Signals
 from axeq.queue import Queue
 from axeq.store import Store
+from axeq.wire import JOBS, Place
 
 try:
     import click
@@ -138,10 +139,15 @@ def doctor(target: str | None, database: str | None) -> int:
         absent = store.run(indexes.missing())
         version = store.capabilities().version
         click.echo(f"server {store.place.host}, version {version}, database {store.place.database}")
-        missing = f"{', '.join(index.name for index in absent)}: run `axeq indexes ensure`"
+        missing = f"{', '.join(_called(index, store.place) for index in absent)}: run `axeq indexes ensure`"
         findings.append(Finding(f"its {len(indexes.INDEXES)} indexes", not absent, missing))
     _show(findings)
     return FAILED if any(finding.needed and not finding.holds for finding in findings) else 0
+
+
+def _called(index: indexes.Index, place: Place) -> str:
+    """Returns an index's name, with its collection where that is not the jobs' own."""
+    return index.name if index.collection == JOBS else f"{index.name} of {place.name(index.collection)}"
 
 
 def _show(findings: Sequence[Finding]) -> None:
@@ -153,7 +159,7 @@ def _show(findings: Sequence[Finding]) -> None:
 
 @commands.group("indexes")
 def indexes_group() -> None:
-    """Create or render the indexes of the jobs collection."""
+    """Create or render the indexes of axeq's collections."""
 
 
 @indexes_group.command()

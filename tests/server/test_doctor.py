@@ -6,18 +6,23 @@ from typing import Any
 
 import pymongo
 import pytest
+from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 import axeq
 from axeq import capabilities, cli
 from axeq.capabilities import Finding, examine
-from axeq.indexes import INDEXES
 from tests.support.probe import Probe
 
 
 @pytest.fixture
 def examined(server: pymongo.MongoClient[dict[str, Any]], database: str) -> dict[str, Finding]:
     return {finding.what: finding for finding in examine(server, database, prefix="jobs")}
+
+
+def contents(database: Database[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Returns every document of a database, by collection."""
+    return {name: list(database[name].find()) for name in sorted(database.list_collection_names())}
 
 
 def test_the_server_of_the_tests_does_what_axeq_needs(examined: dict[str, Finding]) -> None:
@@ -31,12 +36,13 @@ def test_the_probe_agrees_with_what_the_tests_were_told(
     assert examined["transactions"].holds is capabilities.transactions
 
 
-def test_doctor_shows_every_try_and_leaves_only_the_jobs(
+def test_doctor_shows_every_try_and_leaves_nothing_behind(
     server: pymongo.MongoClient[dict[str, Any]], database: str, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with axeq.Store(uri) as store:
         axeq.Queue(store).ensure_indexes()
-        job = axeq.Queue(store).enqueue(Probe())
+        axeq.Queue(store).enqueue(Probe(), label="kept", isolation=60)
+    before = contents(server[database])
 
     code = cli.run(["doctor", uri])
 
@@ -45,8 +51,8 @@ def test_doctor_shows_every_try_and_leaves_only_the_jobs(
     assert lines[0].startswith("server ")
     assert len(lines) == 1 + len(capabilities._STEPS) + 2
     assert all(line.split("  ", 1)[1].split()[0] in ("yes", "no") for line in lines[1:])
-    assert sorted(server[database].list_collection_names()) == ["jobs", "jobs.isolations"]
-    assert [document["_id"] for document in server[database]["jobs"].find()] == [job.id]
+    assert {name: len(documents) for name, documents in before.items()} == {"jobs": 1, "jobs.isolations": 1}
+    assert contents(server[database]) == before
 
 
 def test_doctor_names_missing_indexes_and_fails(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,8 +62,21 @@ def test_doctor_names_missing_indexes_and_fails(uri: str, capsys: pytest.Capture
     code = cli.run(["doctor", uri])
 
     assert code == 1
-    names = ", ".join(index.name for index in INDEXES)
-    assert f"NO   {names}: run `axeq indexes ensure`" in capsys.readouterr().out
+    missing = "claim, due, label, retention, inspection, isolation of jobs.isolations"
+    assert f"NO   {missing}: run `axeq indexes ensure`" in capsys.readouterr().out
+
+
+def test_doctor_says_of_which_collection_an_index_is_missing(
+    server: pymongo.MongoClient[dict[str, Any]], database: str, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with axeq.Store(uri) as store:
+        axeq.Queue(store).ensure_indexes()
+    server[database]["jobs.isolations"].drop_index("isolation")
+
+    code = cli.run(["doctor", uri])
+
+    assert code == 1
+    assert "NO   isolation of jobs.isolations: run `axeq indexes ensure`" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("needed", "code", "shown"), [(True, 1, "NO   jobs fly"), (False, 0, "no   jobs fly")])
