@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from axeq.ceiling import Ceiling
 from axeq.due import Candidate, cancel_flawed
 from axeq.errors import AccessDenied, StoreError, StoreUnavailable
 from axeq.lifecycle import claim_many, claim_one
@@ -31,7 +32,13 @@ class Claims:
         self._store = store
         self._worker = worker
         self._lease = lease
+        self._ceiling = Ceiling(self._patience)
         self.left_alone: set[Any] = set()
+
+    @property
+    def most(self) -> int | None:
+        """How many candidates to claim together now, so that the server answers in time; None for any number."""
+        return self._ceiling.most
 
     async def claim(self, candidates: Sequence[Candidate]) -> list[Record]:
         """Claims candidates together; where the server refuses that, one by one, for the sake of the others.
@@ -82,10 +89,26 @@ class Claims:
             _LOGGER.error("job %s (%s) is left alone, its claim is refused: %s", candidate.id, candidate.name, error)
 
     async def _together(self, candidates: Sequence[Candidate]) -> list[Record]:
-        clock, patience = self._store.clock, min(self._store.place.timeout, _CLAIM_PATIENCE)
+        clock, patience = self._store.clock, self._patience
         if len(candidates) == 1:
             rule = claim_one(candidates[0], clock, worker=self._worker, lease=self._lease, patience=patience)
+            return await self._store.arun(rule)
+        ids = [candidate.id for candidate in candidates]
+        sent = clock.monotonic()
+        try:
+            records = await self._store.arun(
+                claim_many(ids, clock, worker=self._worker, lease=self._lease, patience=patience)
+            )
+        except StoreUnavailable:
+            self._ceiling.unanswered(len(ids))
+            raise
+        took = clock.monotonic() - sent
+        if took < patience:
+            self._ceiling.answered(len(ids), took)
         else:
-            ids = [candidate.id for candidate in candidates]
-            rule = claim_many(ids, clock, worker=self._worker, lease=self._lease, patience=patience)
-        return await self._store.arun(rule)
+            self._ceiling.unanswered(len(ids))
+        return records
+
+    @property
+    def _patience(self) -> float:
+        return min(self._store.place.timeout, _CLAIM_PATIENCE)

@@ -158,8 +158,12 @@ class Dispatcher:
         return claimed + len(records)
 
     def _picked(self, lanes: Sequence[Lane]) -> list[Pick]:
-        """Takes what to claim now off the boards: as many as the lanes want, divided over queues and lanes."""
+        """Takes what to claim now off the boards: as many as the lanes want and the server can give in time, divided
+        over queues and lanes. The rest stays for the next claim.
+        """
         most = lanes[0].wanted if lanes[0].places is None else lanes[0].places.room
+        if self._claims.most is not None:
+            most = min(most, self._claims.most)
         basket = Basket(lanes, self._store.clock.earliest(), apart=self._apart)
         if len(self._sources) == 1 and len(lanes) == 1:
             basket.take(self._sources[0], lanes[0], most)

@@ -89,6 +89,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "lane",
         "turns",
         "crew",
+        "ceiling",
         "claims",
         "gatherer",
         "dispatcher",
