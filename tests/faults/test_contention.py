@@ -73,7 +73,8 @@ def test_pools_that_know_each_other_hardly_race_for_jobs(arena: MakeArena) -> No
 
         assert scene.breaches() == []
     attempted = sum(worker.counts["attempted"] for worker in team)
-    assert attempted <= 1.2 * total
+    # 1.06 to 1.2 on a busy machine; four pools that do not know each other try each job 3.8 times.
+    assert attempted <= 1.6 * total
     assert reruns(scene.workers.executions()) == 0
 
 
