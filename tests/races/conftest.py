@@ -88,7 +88,7 @@ def until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
 def store(server_uri: str) -> Iterator[axeq.Store]:
     base, _, options = server_uri.partition("?")
     uri = f"{base.rstrip('/')}/race_{secrets.token_hex(4)}?{options}"
-    with axeq.Store(uri) as store:
+    with axeq.Store(uri, timeout=60) as store:  # a loaded server is slow to drop what was just written
         store.uri = uri  # type: ignore[attr-defined]
         yield store
         store.run(_dropped())
