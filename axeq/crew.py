@@ -30,14 +30,17 @@ __all__ = ["Crew"]
 
 _LOGGER = logging.getLogger("axeq.pool")
 _STOP_SECONDS = 5.0
+_PUT_BACK = ("fail", "snooze")
+"""Outcomes after which a job falls due again; one that is released is for others to come to."""
 
 
 class Crew:
     """Runs claimed jobs in the lanes' workers and hands their outcomes to the settler.
 
     `lease` is in seconds. `wake` is called when a worker may want more jobs, `freed` when a job may be claimed
-    here again that could not, `decided` with each outcome before it is written. `counts` adds up claims, outcomes
-    by verb, lost leases and abandoned handlers. `hooks` are told of each job.
+    here again that could not, `put_back` with the queue and the due time of a job that is to be tried again, `decided`
+    with each outcome before it is written. `counts` adds up claims, outcomes by verb, lost leases and abandoned
+    handlers. `hooks` are told of each job.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Crew:
         hooks: Hooks,
         wake: Callable[[], None],
         freed: Callable[[], None],
+        put_back: Callable[[str, datetime], None],
         decided: Callable[[Record, Outcome], None] | None = None,
     ) -> None:
         self._store = store
@@ -61,6 +65,7 @@ class Crew:
         self._hooks = hooks
         self._wake = wake
         self._freed = freed
+        self._put_back = put_back
         self._decided = decided
         self._desk = Desk(store, leases, lease=lease, lost=self._lost, moved=self._moved)
         self._executor = Executor(store, hooks, self._desk, self._desk.heard)
@@ -410,6 +415,8 @@ class Crew:
             _LOGGER.error("cannot %s job %s, its lease lapses: %s", entry.verb, entry.id, reason)
         else:
             self._counts["cancel" if entry.id in settled.cancelled else entry.verb] += 1
+            if entry.verb in _PUT_BACK and entry.id not in settled.cancelled:
+                self._put_back(attempt.record.queue, entry.update["$set"]["available_at"])
             if self._hooks.done or attempt.task.notify is not None:
                 self._tell_done(attempt, settled.cancelled.get(entry.id, entry.update))
 

@@ -172,6 +172,12 @@ class Hints:
             if self._groups is not None and updated.get("state") != State.DEQUEUED.value:
                 self._groups.changed(updated["available_at"])
 
+    def put_back(self, queue: str, moment: datetime) -> None:
+        """Takes note of when a job falls due that the pool itself has put back: it need not hear it from the server."""
+        self._feeds[queue].due_at(moment)
+        if self._groups is not None:
+            self._groups.changed(moment)
+
     def _pipeline(self) -> list[Mapping[str, Any]]:
         inserted: dict[str, Any] = {"operationType": "insert", "fullDocument.queue": {"$in": list(self._feeds)}}
         if self._names is not None:

@@ -59,6 +59,7 @@ class OneShot:
             self._leases,
             wake=self._changed.set,
             freed=self._changed.set,
+            put_back=lambda queue, moment: self._changed.set(),
             decided=self._decided,
         )
         self._claims = Claims(self._store, worker=plan.worker, lease=plan.lease)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from axeq import indexes, manage, workers
@@ -47,6 +48,7 @@ def crew_of(
     *,
     wake: Callable[[], None],
     freed: Callable[[], None],
+    put_back: Callable[[str, datetime], None],
     decided: Callable[[Record, Outcome], None] | None = None,
 ) -> Crew:
     """Returns the crew for a plan's tasks."""
@@ -59,6 +61,7 @@ def crew_of(
         hooks=plan.hooks,
         wake=wake,
         freed=freed,
+        put_back=put_back,
         decided=decided,
     )
 
@@ -90,7 +93,9 @@ class Shift:
         self._lanes = {task.name: Lane(task, self._places) for task in plan.tasks}
         self._versions = {task.name: task.binding.version for task in plan.tasks}
         self._leases = Leases(self._store, lease=plan.lease, report=self._report)
-        self._crew = crew_of(plan, self._lanes, self._leases, wake=self._wake, freed=self._freed)
+        self._crew = crew_of(
+            plan, self._lanes, self._leases, wake=self._wake, freed=self._freed, put_back=self._put_back
+        )
         self._lifespan = Lifespan(plan.lifespan) if plan.lifespan is not None else None
         self._unhealthy: StoreError | None = None
         self._sources = {queue: self._source(queue) for queue in plan.queues}
@@ -239,6 +244,9 @@ class Shift:
         """Whether a task, by name, is not to be begun."""
         first = self._sources[next(iter(self._plan.queues))]
         return self._ending.is_set() or not first.is_open(name)
+
+    def _put_back(self, queue: str, moment: datetime) -> None:
+        self._hints.put_back(queue, moment)
 
     def _freed(self) -> None:
         for source in self._sources.values():

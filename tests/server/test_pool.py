@@ -353,3 +353,17 @@ def test_a_pool_runs_the_jobs_of_its_own_queue_only(store: axeq.Store) -> None:
         axeq.Queue(store).enqueue(Probe()).wait(DEADLINE)
 
     assert elsewhere.refresh().state is State.ENQUEUED
+
+
+def test_a_pool_comes_back_in_time_to_what_it_has_put_back_though_nobody_tells_it(
+    store: axeq.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axeq.hints.Hints._heard", lambda self, change: None)
+    pool = quick_pool(store)
+    pool.add(axeq.Task(Probe, probe, min_delay=0.02, max_delay=0.02, max_attempts=12))
+
+    with running(pool):
+        job = axeq.Queue(store).enqueue(Probe(outcome="raise"))
+        eventually(lambda: job.refresh().final)
+
+    assert job.attempts == 12
