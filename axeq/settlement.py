@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from axeq.clock import Clock, milliseconds
 from axeq.enqueue import PATIENCE
-from axeq.errors import AccessDenied, StoreError, StoreUnavailable
+from axeq.errors import AccessDenied, PayloadInvalid, StoreError, StoreUnavailable
 from axeq.lifecycle import FENCE, cancel_reason, owns, token_of
 from axeq.outcome import Cancelled, Completed, Failed, Flawed, Limits, Outcome, Released, Snoozed, due, end_flawed
 from axeq.record import EVENTS_KEPT, Document, Record, event, excerpt
@@ -126,7 +126,7 @@ def settlement(
     instead = alike = None
     if isinstance(outcome, Completed) and update["$unset"] is not _COMPLETION_UNSETS:
         return Settlement(record.id, record.token, "complete", update, apart=True)
-    if isinstance(outcome, Completed) and outcome.result is None:
+    if isinstance(outcome, Completed) and outcome.result is None and not said:
         alike = (record.token, started_at, ended_at, update["$set"]["expire_at"])
     elif not isinstance(outcome, Completed | Cancelled | Flawed):
         instead = partial(_cancel_asked, record, limits, clock, stamped)
@@ -181,7 +181,7 @@ def settle(batch: Sequence[Settlement], clock: Clock) -> Op[Settled]:
         missing = yield from _written(batch, clock)
     except (AccessDenied, StoreUnavailable):
         raise
-    except StoreError as error:
+    except (StoreError, PayloadInvalid) as error:
         if len(batch) == 1:
             return Settled(refused={batch[0].id: str(error)})
         middle = len(batch) // 2

@@ -48,4 +48,7 @@ class Settler:
                 settled = await self._store.arun(settle(batch, self._store.clock))
             except StoreError as error:
                 _LOGGER.error("outcome of %d jobs not stored, their leases lapse: %s", len(batch), error)
+            except Exception:
+                # Nobody else would let go of them: their leases would be extended for as long as the pool lives.
+                _LOGGER.exception("outcome of %d jobs not stored, their leases lapse", len(batch))
             self._done(batch, settled)

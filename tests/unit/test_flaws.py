@@ -14,12 +14,13 @@ import axeq
 from axeq import claims, lifecycle
 from axeq.due import Candidate, due_page, next_due
 from axeq.enqueue import Draft, insert
-from axeq.errors import AccessDenied, Cancel, DuplicateKey, EnqueueUnknown, Retry, StoreError
+from axeq.errors import AccessDenied, Cancel, DuplicateKey, EnqueueUnknown, PayloadInvalid, Retry, StoreError
 from axeq.executor import Executor
 from axeq.lifecycle import Held, claim_many, flags
-from axeq.outcome import Cancelled, Failed, Flawed, Limits, decide, describe, end_flawed, judge
+from axeq.outcome import Cancelled, Completed, Failed, Flawed, Limits, decide, describe, end_flawed, judge
 from axeq.record import Document, Record, flaw, usual
-from axeq.settlement import settle, settlement
+from axeq.settlement import Settled, settle, settlement
+from axeq.settler import Settler
 from axeq.wire import Call, Op
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
@@ -302,6 +303,41 @@ def test_an_outcome_that_the_server_refuses_does_not_cost_the_others_theirs(cloc
 
     assert played.result.refused == {held[1]["_id"]: str(REFUSED)}
     assert played.result.lost == frozenset()
+
+
+def test_an_outcome_that_the_driver_refuses_does_not_cost_the_others_theirs(clock: ScriptedClock) -> None:
+    held = [held_job() for _ in range(2)]
+    batch = [settlement(Record(document), Failed({"message": "m"}), Limits(), clock) for document in held]
+    too_large = PayloadInvalid("the server cannot store it: DocumentTooLarge")
+
+    played = play(settle(batch, clock), [too_large, too_large, Counted(1)], clock=clock)
+
+    assert played.result.refused == {held[0]["_id"]: str(too_large)}
+
+
+async def test_a_batch_that_nobody_can_write_is_let_go_and_the_next_is_written(clock: ScriptedClock) -> None:
+    broken, sound = (settlement(Record(held_job()), Completed(), Limits(), clock) for _ in range(2))
+    told: list[tuple[Any, Settled | None]] = []
+    replies: list[Any] = [TypeError("not the server's"), Settled()]
+
+    class Store:
+        async def arun(self, rule: Op[Settled]) -> Settled:
+            rule.close()
+            reply = replies.pop(0)
+            if isinstance(reply, Exception):
+                raise reply
+            return reply  # type: ignore[no-any-return]
+
+    store: Any = Store()
+    store.clock = clock
+    settler = Settler(store, done=lambda batch, settled: told.append((batch[0].id, settled)))
+
+    settler.add(broken)
+    await settler.drain()
+    settler.add(sound)
+    await settler.drain()
+
+    assert told == [(broken.id, None), (sound.id, Settled())]
 
 
 class Deaf:

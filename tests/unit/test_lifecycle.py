@@ -20,7 +20,7 @@ from axeq.errors import StoreUnavailable
 from axeq.lifecycle import Held, claim_many, claim_one, extend, flags
 from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
 from axeq.record import Document, Record, failure
-from axeq.settlement import Settlement, expiry, settle, settlement
+from axeq.settlement import Settlement, command_of, expiry, settle, settlement
 from axeq.states import Cause
 from axeq.wire import Call, Command, Find
 
@@ -478,6 +478,19 @@ def test_one_outcome_goes_as_a_single_update_and_many_as_one_bulk(clock: Scripte
     assert together.method == "bulk_write"
     assert [entry.filter["_id"] for entry in together.args[0]] == [entry.id for entry in batch]
     assert together.kwargs == {"ordered": False}
+
+
+def test_jobs_that_end_in_the_same_millisecond_keep_what_each_has_said(clock: ScriptedClock) -> None:
+    token, own = ObjectId(), [f"step {number}" for number in range(10)]
+    held = [held_record(claim={"token": token, "worker": "w"}) for _ in own]
+    batch = [
+        settlement(record, Completed(), Limits(), clock, started_at=NOW, ended_at=NOW, said={"status": status})
+        for record, status in zip(held, own, strict=True)
+    ]
+
+    (write,) = command_of(batch).args[0]
+
+    assert [write.fields[record.id]["status"] for record in held] == own
 
 
 def test_a_batch_with_a_lost_lease_settles_the_others(clock: ScriptedClock) -> None:
