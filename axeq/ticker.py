@@ -94,8 +94,8 @@ class Ticker:
         assert task.every is not None
         identity = slot_id(self._queue, task.name, start)
         own, wait = self._lag.delay(Candidate(identity, task.name, 0, start, task.binding.version, 0))
-        if wait:
-            await asyncio.sleep(wait)
+        if wait:  # a lag as long as the slot would leave slots empty
+            await asyncio.sleep(min(wait, self._until_next(start, task.every) / 2))
         if slot_start(self._store.clock.earliest(), task.every) != start:
             return  # the process was stopped: its job may have come, run and gone
         draft = Draft(

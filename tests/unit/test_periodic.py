@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +16,12 @@ from pydantic import BaseModel
 import axeq
 from axeq.enqueue import Draft
 from axeq.errors import ConfigurationError, DuplicateKey, StoreUnavailable
+from axeq.lag import RandomLag
 from axeq.outcome import Limits
 from axeq.periodic import fill, kept, slot_id, slot_start
-from axeq.wire import Call, Find
+from axeq.ticker import Ticker
+from axeq.wire import Call, Find, Op, drive
+from tests.support.waiting import DEADLINE
 
 from .playing import ScriptedClock, play
 
@@ -113,6 +118,27 @@ def test_a_pool_that_finds_the_slot_empty_fills_it() -> None:
 def test_an_unanswered_insert_is_the_callers_to_repeat() -> None:
     with pytest.raises(StoreUnavailable):
         play(fill(a_draft(), ScriptedClock(), look=False), [StoreUnavailable("host", "gone", sent=True)])
+
+
+async def test_a_lag_longer_than_the_slot_leaves_no_slot_empty() -> None:
+    filled = asyncio.Event()
+
+    async def arun(rule: Op[Any]) -> Any:
+        return drive(rule, lambda command: filled.set())
+
+    clock = SimpleNamespace(earliest=lambda: datetime.now(UTC), latest=lambda: datetime.now(UTC))
+    store: Any = SimpleNamespace(clock=clock, codec=None, arun=arun, announce=lambda documents: None)
+    lag = RandomLag(3600, chance=lambda: 1.0)
+    ticker = Ticker(store, "default", [axeq.Task(Report, report, every=0.5)], lag=lag, resting=lambda name: False)
+
+    running = asyncio.create_task(ticker.run())
+    try:
+        await asyncio.wait_for(filled.wait(), DEADLINE)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+    assert filled.is_set()
 
 
 def test_a_task_makes_the_payload_of_its_slots_anew() -> None:
