@@ -53,6 +53,9 @@ class Claims:
             if len(candidates) == 1:
                 await self._refused(candidates[0], error)
                 return []
+        return await self._one_by_one(candidates)
+
+    async def _one_by_one(self, candidates: Sequence[Candidate]) -> list[Record]:
         records: list[Record] = []
         for candidate in candidates:
             try:
@@ -80,7 +83,7 @@ class Claims:
         except (AccessDenied, StoreUnavailable):
             raise
         except StoreError:
-            return [record for candidate in candidates for record in await self.claim([candidate])]
+            return await self._one_by_one(candidates)
 
     async def _refused(self, candidate: Candidate, error: StoreError) -> None:
         """Ends a job that can never be claimed, or leaves it alone from now on."""

@@ -61,7 +61,7 @@ class Processes:
         Raises `ProcessDied`, and what the function raised: outcomes as they are, anything else as `Reported` with
         what `limits` made of it there, where its class is known.
         """
-        child = self._idle.pop() if self._idle else _Child()
+        child = self._waiting() or _Child()
         self._busy[key] = child
         try:
             ok, value = await self._threads.call(lambda: child.call((function, context, limits), heard))
@@ -72,6 +72,15 @@ class Processes:
         if not ok:
             raise value
         return value
+
+    def _waiting(self) -> _Child | None:
+        """Returns an idle child; what has ended by itself meanwhile is no failure of the next job."""
+        while self._idle:
+            child = self._idle.pop()
+            if child.alive:
+                return child
+            child.join()
+        return None
 
     def kill(self, key: object) -> None:
         """Ends the process of a call under way; the call then raises `ProcessDied`."""
@@ -96,11 +105,17 @@ class _Child:
         self._pipe: Connection | None = None
         self._lock = threading.Lock()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.is_alive()
+
     def call(self, work: tuple[Any, ...], heard: Callable[[str, Sequence[Any]], None]) -> tuple[bool, Any]:
+        call = pickle.dumps(work)
         try:
             self._start()
             assert self._pipe is not None
-            self._pipe.send_bytes(pickle.dumps(work))
+            self._pipe.send_bytes(call)
             while True:
                 what, arguments = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - from our own child
                 if what == _ANSWER:
@@ -113,6 +128,10 @@ class _Child:
             self.reusable = False
             self.join()
             raise ProcessDied(self._process.exitcode if self._process else None) from None
+        except BaseException:
+            self.kill()  # the handler may live, and its answer would be taken for that of the next job
+            self.join()
+            raise
 
     def kill(self) -> None:
         self.reusable = False

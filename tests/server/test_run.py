@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -119,6 +121,26 @@ def test_a_handler_runs_in_a_process_of_its_own(store: axeq.Store) -> None:
         assert cancelled(bad).error["type"] == "ValueError"
         assert "raise ValueError(ctx.model.value)" in cancelled(bad).error["traceback"]
         assert "exit code -9" in cancelled(dead).error["message"]
+
+
+def own_process(ctx: axeq.Context[Probe, Any]) -> Any:
+    return os.getpid()
+
+
+@pytest.mark.needs("processes")
+@few_kinds
+def test_a_process_that_ends_while_it_is_idle_is_no_failure_of_the_next_job(store: axeq.Store) -> None:
+    pool = pool_for(store, own_process, executor="process", workers=1)
+    queue = axeq.Queue(store)
+
+    with running(pool):
+        first = queue.enqueue(Probe()).wait(DEADLINE)
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        job = queue.enqueue(Probe())
+
+        assert job.wait(DEADLINE) != first
+        assert job.refresh().attempts == 1
 
 
 @pytest.mark.needs("processes")

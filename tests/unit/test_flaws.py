@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import mongomock
@@ -26,7 +27,19 @@ from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually
 
-from .playing import NOW, UNANSWERED, UNSENT, Counted, ScriptedClock, changed, given_job, held_job, matches, play
+from .playing import (
+    NOW,
+    UNANSWERED,
+    UNSENT,
+    Counted,
+    ScriptedClock,
+    changed,
+    given_job,
+    held_job,
+    held_record,
+    matches,
+    play,
+)
 
 REFUSED = StoreError("MongoDB at db: Cannot apply $inc to a value of non-numeric type")
 
@@ -220,6 +233,26 @@ def test_a_refused_batch_returns_what_it_had_claimed_before(clock: ScriptedClock
 def test_a_batch_that_claims_nothing_is_refused(clock: ScriptedClock, replies: list[Any]) -> None:
     with pytest.raises(StoreError):
         play(claiming(["a", "b"], clock), replies, clock=clock)
+
+
+async def test_members_of_a_group_that_were_claimed_one_by_one_are_kept_where_the_server_goes_away(
+    clock: ScriptedClock,
+) -> None:
+    waiting = [Candidate(number, "t", 0, NOW, 1, 0) for number in range(3)]
+    replies: list[Any] = [REFUSED, [held_record(_id=0)], UNANSWERED]
+
+    async def arun(rule: Op[Any]) -> Any:
+        rule.close()
+        reply = replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    store: Any = SimpleNamespace(arun=arun, clock=clock, place=SimpleNamespace(timeout=10.0))
+
+    records = await claims.Claims(store, worker="w", lease=30.0).claim_together(waiting)
+
+    assert [record.id for record in records] == [0]
 
 
 def test_a_held_job_whose_flag_is_text_is_to_be_cancelled_without_a_reason() -> None:
