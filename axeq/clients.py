@@ -14,7 +14,7 @@ from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.driver_info import DriverInfo
 from pymongo.synchronous.mongo_client import MongoClient
 
-__all__ = ["Clients", "host_of", "transport"]
+__all__ = ["Clients", "forget_ended", "host_of", "transport"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -65,11 +65,15 @@ class Clients:
             return self._given
         client = self._asyncs.get(loop)
         if client is None:
+            forget_ended(self._asyncs)
             client = self._asyncs[loop] = self._open(AsyncMongoClient)
         return client
 
     def close(self) -> None:
-        """Closes the sync clients that axeq opened; a given client stays open."""
+        """Closes the sync clients that axeq opened, and drops those of loops that have ended; a given client stays
+        open.
+        """
+        forget_ended(self._asyncs)
         with self._lock:
             opened, self._sync = self._sync, None
         if opened is not None and opened[0] == os.getpid():
@@ -83,6 +87,16 @@ class Clients:
 
     def _open(self, kind: type[C]) -> C:
         return kind(**self._arguments)
+
+
+def forget_ended(by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
+    """Drops what was kept for event loops that are closed: an async client holds its loop, so neither would ever go,
+    nor the client's connections.
+    """
+    for reference in by_loop.keyrefs():  # a copy, for loops of other threads come and go
+        loop = reference()
+        if loop is not None and loop.is_closed():
+            by_loop.pop(loop, None)
 
 
 def host_of(arguments: Mapping[str, Any]) -> str:

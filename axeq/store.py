@@ -26,7 +26,7 @@ from pymongo.write_concern import WriteConcern
 
 from axeq.capabilities import Capabilities, from_hello
 from axeq.changes import Changes
-from axeq.clients import Clients, host_of
+from axeq.clients import Clients, forget_ended, host_of
 from axeq.clock import Clock, LocalClock, ServerClock
 from axeq.codec import Codec
 from axeq.duration import Duration
@@ -132,6 +132,7 @@ class Store:
         loop = asyncio.get_running_loop()
         wire = self._async_wires.get(loop)
         if wire is None or wire.client is not client:
+            forget_ended(self._async_wires)
             wire = self._async_wires[loop] = AsyncWire(client, self.place, self.clock, changes=self._changes)
         return wire
 
@@ -198,6 +199,7 @@ class Store:
 
     def close(self) -> None:
         """Closes the sync clients that the store opened and leaves the embedded server; given clients stay open."""
+        forget_ended(self._async_wires)
         if self._clients is not None:
             self._clients.close()
         with self._lock:

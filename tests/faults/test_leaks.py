@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,12 @@ from tests.faults.proxy import Proxy
 from tests.faults.scale import size
 from tests.faults.tasks import Work
 from tests.faults.toxics import BlackHole
-from tests.support.waiting import aeventually
+from tests.support.waiting import aeventually, eventually
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+_SOCKETS_OF_A_CLIENT = 3
+"""One that works, and what watches the server."""
 
 MakeArena = Callable[..., Arena]
 
@@ -65,6 +69,31 @@ async def test_a_pool_that_ends_while_its_server_is_silent_leaves_nothing(
     await aeventually(lambda: _nothing_since(before))
 
 
+@pytest.mark.fault("F62")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_queue_on_one_event_loop_after_another_keeps_nothing_of_those_that_ended(arena: MakeArena) -> None:
+    store = axeq.Store(arena().uri)
+    queue = axeq.AsyncQueue(store)
+    before = Belongings.now()
+
+    for number in range(4):
+        asyncio.run(_enqueued(queue, number))
+
+    # One loop's at most: it is let go when the next one comes.
+    eventually(lambda: _has_sockets_for_one_client(before))
+    store.close()
+    eventually(lambda: _nothing_since(before))
+
+
+async def _enqueued(queue: axeq.AsyncQueue, number: int) -> None:
+    await queue.enqueue(Work(number=number))
+
+
+def _has_sockets_for_one_client(before: Belongings) -> None:
+    gc.collect()
+    assert len(Belongings.now().sockets - before.sockets) <= _SOCKETS_OF_A_CLIENT
+
+
 async def _one_run(uri: str, handler: Any) -> None:
     async with axeq.Store(uri) as store:
         pool = axeq.Pool(store, drain=5)
@@ -75,4 +104,5 @@ async def _one_run(uri: str, handler: Any) -> None:
 
 
 def _nothing_since(before: Belongings) -> None:
+    gc.collect()
     assert Belongings.now().since(before) == []
