@@ -12,7 +12,7 @@ from axeq.errors import DuplicateKey, LabelTaken
 from axeq.record import Document
 from axeq.wire import JOBS, Call, Find, Op, Transaction
 
-__all__ = ["insert_around", "insert_joined", "insert_many", "insert_together"]
+__all__ = ["insert_around", "insert_joined", "insert_many", "insert_one_joined", "insert_together"]
 
 _LARGEST_LOOKUP = 1000
 """How many labels or ids one read asks for."""
@@ -103,6 +103,18 @@ def insert_joined(drafts: Sequence[Draft], clock: Clock, *, ignoring: bool = Fal
         refused = waiting[error.positions[0]]
         raise LabelTaken(refused["name"], str(refused.get("label", refused["_id"])), aborted=True) from None
     return [_answer(document, firsts[_key(document)], answers) for document in documents]
+
+
+def insert_one_joined(draft: Draft, clock: Clock, *, ignoring: bool = False) -> Op[Stored]:
+    """Stores one job inside the caller's transaction, or returns the one that has its id already; otherwise as
+    `insert_joined`.
+    """
+    if draft.id is not None:
+        found = yield Find(JOBS, {"_id": draft.id}, limit=1)
+        if found:
+            return Stored(found[0], created=False)
+    (stored,) = yield from insert_joined([draft], clock, ignoring=ignoring)
+    return stored
 
 
 def _documents(drafts: Sequence[Draft], clock: Clock) -> list[Document]:

@@ -72,6 +72,8 @@ def insert_isolated_joined(draft: Draft, clock: Clock) -> Op[Stored]:
     ignoring = draft.on_conflict == "ignore"
     found = yield Find(ISOLATIONS, {"_id": marker["_id"]}, limit=1)
     stored = (yield from _judged(found[0], marker, clock, ignoring=ignoring, waits=False)) if found else None
+    if stored is None and draft.id is not None:
+        stored = yield from own(document, unanswered=False)
     if stored is None and "label" in document:
         stored = yield from labelled(document, ignoring)
     if stored is not None:

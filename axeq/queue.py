@@ -110,7 +110,7 @@ class Face:
                 return isolation.insert_isolated_joined(draft, clock)
             return isolation.insert_isolated(draft, clock, transactions=transactions)
         if joined:
-            return _alone(batch.insert_joined([draft], clock, ignoring=draft.on_conflict == "ignore"))
+            return batch.insert_one_joined(draft, clock, ignoring=draft.on_conflict == "ignore")
         return replace(draft, clock) if draft.on_conflict == "replace" else insert(draft, clock)
 
     def _placing_many(self, drafts: list[Draft], *, joined: bool, transactions: bool) -> Op[list[Stored]]:
@@ -135,11 +135,6 @@ class Face:
 
     def _announce(self, stored: Iterable[Stored]) -> None:
         self.store.announce([each.document for each in stored if each.document["state"] == State.ENQUEUED.value])
-
-
-def _alone(rule: Op[list[Stored]]) -> Op[Stored]:
-    (stored,) = yield from rule
-    return stored
 
 
 class Queue(Face):

@@ -40,8 +40,8 @@ class SimulatedWire:
     """Runs rules on a mongomock database, sync or async, one command at a time.
 
     mongomock's find-and-modify is not atomic and its bulk writes break with current pymongo, so every command
-    runs under one lock and a bulk goes as single updates. Documents pass through BSON both ways, so that they
-    are what a server would have stored.
+    runs under one lock and a bulk goes as single updates. Documents and filters pass through BSON, so that they are
+    what a server would have stored and sought.
     """
 
     def __init__(self, database: Any, place: Place, clock: Clock) -> None:
@@ -79,7 +79,7 @@ class SimulatedWire:
             collection = self._database[self._place.name(command.collection)]
             if isinstance(command, Find):
                 found = collection.find(
-                    command.filter,
+                    _as_sent(command.filter),
                     command.projection,
                     sort=list(command.sort) if command.sort else None,
                     limit=command.limit,
@@ -102,13 +102,16 @@ class SimulatedWire:
             case "list_indexes":
                 return [{"name": name, **details} for name, details in collection.index_information().items()]
             case "aggregate":
-                return [_as_read(document) for document in collection.aggregate(*args)]
+                (pipeline,) = args
+                return [_as_read(each) for each in collection.aggregate([_as_sent(stage) for stage in pipeline])]
             case "insert_one":
                 args = (_as_sent(args[0]),)
             case "insert_many":
                 args = ([_as_sent(document) for document in args[0]],)
             case "find_one_and_update" | "update_one" | "update_many":
-                args = (args[0], _as_sent(args[1]))
+                args = (_as_sent(args[0]), _as_sent(args[1]))
+            case "count_documents" | "delete_one" | "delete_many":
+                args = (_as_sent(args[0]),)
         try:
             reply = getattr(collection, command.method)(*args, **dict(command.kwargs))
         except TypeError as error:  # as of an $inc of text, which a server refuses
@@ -117,16 +120,12 @@ class SimulatedWire:
 
     def _update(self, collection: Any, entry: Update) -> int:
         update = collection.update_many if entry.many else collection.update_one
-        return int(update(entry.filter, _as_sent(entry.update)).matched_count)
+        return int(update(_as_sent(entry.filter), _as_sent(entry.update)).matched_count)
 
 
 @dataclass(frozen=True, slots=True)
 class _Matched:
     matched_count: int
-
-
-def _singles(entry: Update | Merge) -> list[Update]:
-    return entry.singles() if isinstance(entry, Merge) else [entry]
 
 
 def _create_index(collection: Any, specification: Mapping[str, Any]) -> str:

@@ -257,6 +257,18 @@ async def test_an_id_makes_the_enqueue_idempotent(queue: Any, jobs: Any) -> None
     assert jobs.count_documents({}) == 1
 
 
+@pytest.mark.parametrize("id", [uuid.UUID(int=7), b"seven", 7], ids=repr)
+async def test_a_job_is_found_run_and_removed_by_an_id_of_any_type(queue: Any, store: axeq.Store, id: Any) -> None:
+    with running(pool_for(store)):
+        job = await settled(queue.enqueue(Probe(value=1), id=id))
+
+        assert await settled(job.wait(DEADLINE)) == 1
+
+    assert (await settled(queue.get(id))).id == id
+    assert (await settled(queue.remove_many([id]))) == 1
+    assert not await settled(queue.exists(id))
+
+
 async def test_a_payload_that_is_too_large_is_refused_and_nothing_is_sent(store: axeq.Store, jobs: Any) -> None:
     for face in (axeq.Queue(store, max_payload=1000), axeq.AsyncQueue(store, max_payload=1000)):
         with pytest.raises(axeq.PayloadTooLarge, match=r"payload of 'probe' is 1,\d+ bytes, the limit is 1,000"):
@@ -339,6 +351,23 @@ async def test_a_taken_label_is_refused_without_aborting_the_transaction(
     second = await transact(queue, sessions, work)
 
     assert {found["_id"] for found in jobs.find()} == {first.id, second.id}
+
+
+@pytest.mark.needs("transactions")
+@pytest.mark.parametrize("terms", [{}, {"label": "one"}, {"isolation": 60}], ids=repr)
+async def test_an_id_that_is_there_comes_back_without_aborting_the_transaction(
+    queue: Any, jobs: Any, sessions: Sessions, terms: Any
+) -> None:
+    first = await settled(queue.enqueue(Probe(value="first"), id="order-17"))
+
+    async def work(queue: Any, session: Any) -> Any:
+        again = await settled(queue.enqueue(Probe(value="again"), id="order-17", session=session, **terms))
+        return again, await settled(queue.enqueue(Probe(value="other"), session=session))
+
+    again, other = await transact(queue, sessions, work)
+
+    assert (again.id, again.created, again.data["value"]) == ("order-17", False, "first")
+    assert {document["_id"] for document in jobs.find()} == {first.id, other.id}
 
 
 @pytest.mark.needs("transactions")
