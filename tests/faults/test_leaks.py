@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,6 @@ from tests.faults.toxics import BlackHole
 from tests.support.waiting import aeventually, eventually
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-_SOCKETS_OF_A_CLIENT = 3
-"""One that works, and what watches the server."""
 
 MakeArena = Callable[..., Arena]
 
@@ -74,24 +72,24 @@ async def test_a_pool_that_ends_while_its_server_is_silent_leaves_nothing(
 def test_a_queue_on_one_event_loop_after_another_keeps_nothing_of_those_that_ended(arena: MakeArena) -> None:
     store = axeq.Store(arena().uri)
     queue = axeq.AsyncQueue(store)
-    before = Belongings.now()
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
 
-    for number in range(4):
-        asyncio.run(_enqueued(queue, number))
+    async def enqueue() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await queue.enqueue(Work(number=7))
 
-    # One loop's at most: it is let go when the next one comes.
-    eventually(lambda: _has_sockets_for_one_client(before))
+    for _ in range(4):
+        asyncio.run(enqueue())
+
+    # The last one's client is let go when the next one comes.
+    eventually(lambda: _gone(loops[:-1]))
     store.close()
-    eventually(lambda: _nothing_since(before))
+    eventually(lambda: _gone(loops))
 
 
-async def _enqueued(queue: axeq.AsyncQueue, number: int) -> None:
-    await queue.enqueue(Work(number=number))
-
-
-def _has_sockets_for_one_client(before: Belongings) -> None:
+def _gone(loops: list[weakref.ref[asyncio.AbstractEventLoop]]) -> None:
     gc.collect()
-    assert len(Belongings.now().sockets - before.sockets) <= _SOCKETS_OF_A_CLIENT
+    assert [loop() for loop in loops if loop() is not None] == []
 
 
 async def _one_run(uri: str, handler: Any) -> None:
@@ -104,5 +102,4 @@ async def _one_run(uri: str, handler: Any) -> None:
 
 
 def _nothing_since(before: Belongings) -> None:
-    gc.collect()
     assert Belongings.now().since(before) == []
