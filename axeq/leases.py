@@ -35,6 +35,8 @@ class Leases:
         self._suspended: dict[Any, float] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="axeq-leases", daemon=True)
+        self.failure: Exception | None = None
+        """What ended the thread, where it was not told to end."""
         self.healthy = True
         """Whether the server has acknowledged the last extension; a pool claims nothing while it has not."""
 
@@ -87,6 +89,13 @@ class Leases:
             return [self._held[identity] for identity, moment in self._confirmed.items() if moment <= horizon]
 
     def _run(self) -> None:
+        try:
+            self._keep()
+        except Exception as error:  # noqa: BLE001 - nobody would hear of it in a thread, and every lease would lapse
+            self.healthy = False
+            self.failure = error
+
+    def _keep(self) -> None:
         beat = self._lease / 3
         tick = min(_FLAGS_EVERY, beat)
         wire = self._store.spare_wire(timeout=max(beat, 0.5))

@@ -207,7 +207,9 @@ class Pool:
                     self._shift.ask_to_end()
             await self._shift.start()
         except BaseException:
-            self._shift = None
+            with self._stopping:
+                self._shift = None
+                self._stop_asked = False
             self._running.release()
             raise
         self.ready.set()

@@ -165,6 +165,7 @@ class Shift:
             await self._announce()
             await self._store.arun(welcome(list(self._sources), list(self._versions), self._store.clock))
         except BaseException:
+            await self._leave()
             await self._leave_lifespan()
             raise
         self._leases.start()
@@ -217,11 +218,13 @@ class Shift:
         self._dispatcher.end()
         self._gatherer.end()
         await asyncio.wait([dispatching, gathering])  # the claim under way ends, and what it brought is given back
-        await self._leave()
-        await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
-        await _cancelled([*others, *(read for source in self._sources.values() for read in source.feed.reads)])
-        await asyncio.to_thread(self._leases.stop)
-        await self._leave_lifespan()  # in the last place: handlers have stopped, and its error ends the run
+        try:
+            await self._leave()
+            await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
+        finally:
+            await _cancelled([*others, *(read for source in self._sources.values() for read in source.feed.reads)])
+            await asyncio.to_thread(self._leases.stop)
+            await self._leave_lifespan()  # in the last place: handlers have stopped, and its error ends the run
         for task in self._background:
             if not task.cancelled() and task.exception() is not None:
                 raise task.exception() or AssertionError
@@ -304,6 +307,8 @@ class Shift:
         self._plan.hooks.tell("health", self._unhealthy or unconfirmed)
 
     async def _watch_held(self) -> None:
+        if self._leases.failure is not None:
+            raise RuntimeError("the lease thread has failed") from self._leases.failure
         for held in self._leases.lapsed():
             self._crew.lose(held, "no extension was acknowledged for a whole lease")
         self._crew.give_back_surplus()

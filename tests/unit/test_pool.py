@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
+import mongomock
 import pytest
 
 import axeq
@@ -70,3 +72,54 @@ def test_a_lifespan_that_returns_no_context_manager_says_how_to_make_one() -> No
 
     with pytest.raises(axeq.ConfigurationError, match="asynccontextmanager"):
         pool.run()
+
+
+def mock_pool(**options: Any) -> axeq.Pool:
+    pool = axeq.Pool(axeq.Store(mongomock.MongoClient()["pool"]), **{"lease": 0.5, "drain": 1, **options})
+    pool.add(axeq.Task(Probe, probe))
+    return pool
+
+
+def test_a_pool_ends_where_nothing_can_keep_its_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(self: axeq.Store, *, timeout: float) -> Any:
+        raise OSError("no name server")
+
+    monkeypatch.setattr(axeq.Store, "spare_wire", unreachable)
+
+    with pytest.raises(RuntimeError, match="lease thread has failed") as caught:
+        mock_pool().run()
+
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_pool_leaves_no_thread_though_its_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Any, **_: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("axeq.crew.Crew.close", broken)
+    pool = mock_pool()
+    pool.stop()
+
+    with pytest.raises(RuntimeError, match="broken"):
+        pool.run()
+
+    assert "axeq-leases" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_stop_during_a_start_that_fails_does_not_end_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = mock_pool()
+    with monkeypatch.context() as patched:
+
+        async def failing(self: Any) -> None:
+            pool.stop()
+            raise axeq.StoreUnavailable("db", "no answer")
+
+        patched.setattr("axeq.shift.Shift._announce", failing)
+        with pytest.raises(axeq.StoreUnavailable):
+            pool.run()
+
+    axeq.Queue(pool.store).enqueue(Probe())
+    pool.on("done")(lambda job: pool.stop())
+    pool.run()
+
+    assert pool.counts["complete"] == 1
