@@ -103,7 +103,15 @@ def test_a_tree_without_files_is_refused_in_one_line(
 
 
 @pytest.fixture
-def running(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def heeds_ctrl_c() -> Iterator[None]:
+    """Lets children take Ctrl-C as in a terminal: a shell starts what runs in its background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def running(environment: dict[str, str], heeds_ctrl_c: None) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-u", "-m", "axeq.cli", "demo"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
