@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from axeq.codec import is_sealed, opened
 from axeq.duration import Duration, seconds
-from axeq.errors import PayloadSealed
+from axeq.errors import ConfigurationError, PayloadSealed
 from axeq.late import Late
 from axeq.model import Binding, M, R
 from axeq.record import Document, FailedAttempt, Record, identity, opened_failure, phase_at, raised
@@ -171,7 +171,12 @@ class AsyncJob(_Handle[M, R]):
 
 
 def identities(jobs: Iterable[Any]) -> tuple[list[Any], dict[Any, Binding[Any, Any] | None]]:
-    """Returns the ids of jobs, given as such or as handles, in order, and the bindings of those that have one."""
+    """Returns the ids of jobs, given as such or as handles, in order, and the bindings of those that have one.
+
+    Raises `ConfigurationError` for what is no collection of jobs: one id that is text would be taken for many.
+    """
+    if isinstance(jobs, str | bytes | bytearray | Mapping) or not isinstance(jobs, Iterable):
+        raise ConfigurationError(f"jobs must be a list of ids or handles, as in [id], not a {type(jobs).__name__}")
     ids: list[Any] = []
     bindings: dict[Any, Binding[Any, Any] | None] = {}
     for job in jobs:

@@ -96,7 +96,7 @@ class Hints:
         loop = asyncio.get_running_loop()
 
         def heard(documents: Sequence[Document]) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed, maybe just now: there is nobody left to tell
                 loop.call_soon_threadsafe(self._stored_here, documents)
 
         with self._store.listening(heard):

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DEFAULT_DATABASE = "axeq"
+_UNESCAPED = (
+    "the URI has an @ after the first / or ? behind its scheme: a user name and a password in it must be "
+    "percent-encoded, as by urllib.parse.quote_plus, and so must an @ anywhere else"
+)
 _SIMULATED = Capabilities(streams=False, transactions=False, clock=False, freed_labels=True, version="mongomock")
 
 
@@ -352,18 +356,25 @@ def _checked_uri(uri: str) -> float:
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
         shown = redact(uri) if "://" in uri else uri[uri.rfind("@") + 1 :]  # all before it may be a password
         raise ConfigurationError(f"{shown!r} is no store: use mongodb://..., mongodb+srv://... or embedded:PATH")
+    if "@" in _path_in(uri):
+        raise ConfigurationError(_UNESCAPED)
     try:
         with MongoClient[Any](uri, connect=False) as client:
             return float(client.options.server_selection_timeout)
     except (InvalidURI, DriverConfigurationError, ValueError) as error:
+        if "@" in uri.partition("?")[2]:  # what the driver quotes may be the rest of a password
+            raise ConfigurationError(_UNESCAPED) from None
         raise ConfigurationError(f"{redact(uri)!r}: {error}") from None
 
 
 def _database_in(uri: str) -> str | None:
-    # As the driver reads it: a "#" in a password starts no fragment.
-    path = uri.partition("://")[2].partition("/")[2].partition("?")[0]
-    name = unquote(path).partition(".")[0]
+    name = unquote(_path_in(uri)).partition(".")[0]
     return name or None
+
+
+def _path_in(uri: str) -> str:
+    # As the driver reads it: a "#" in a password starts no fragment.
+    return uri.partition("://")[2].partition("/")[2].partition("?")[0]
 
 
 def _comes_from(target: Any, package: str) -> bool:
