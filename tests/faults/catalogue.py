@@ -275,6 +275,7 @@ CATALOGUE: dict[str, Entry] = {
         (
             "faults/test_leaks.py::test_pools_that_have_ended_leave_no_task_thread_or_socket",
             "faults/test_leaks.py::test_a_pool_that_ends_while_its_server_is_silent_leaves_nothing",
+            "faults/test_leaks.py::test_a_queue_on_one_event_loop_after_another_keeps_nothing_of_those_that_ended",
         ),
     ),
     "M1": Entry(

@@ -53,7 +53,8 @@ def test_no_job_is_lost_while_workers_are_killed_every_300_ms(arena: MakeArena) 
         found = scene.breaches(history)
     assert found == []
     assert {job["state"] for job in evidence.documents.values()} == {"completed"}
-    assert reruns(evidence.executions) <= 4 * kills
+    cut = [execution for execution in evidence.executions if execution.outcome is None]
+    assert len(cut) <= 4 * kills  # of a process's four workers; what had ended and was not stored yet, I2 judges
 
 
 @pytest.mark.fault("F02")
