@@ -18,7 +18,7 @@ from axeq.hands import Hands, Terms
 from axeq.interim import report
 from axeq.leases import Leases
 from axeq.lifecycle import Held
-from axeq.record import Document
+from axeq.record import Document, Record
 from axeq.sessions import forsake
 from axeq.settlement import Settlement
 from axeq.store import Store
@@ -74,16 +74,16 @@ class Desk(Hands):
         self._call(self._moved, attempt, seconds)
 
     def suspend(self, attempt: Attempt, seconds: float) -> Future[None] | None:
-        self._leases.suspend(_ids(attempt), seconds)
+        self._leases.suspend(_called_ids(attempt), seconds)
         with self._lock:
             self._suspended.add(attempt)
             return self._under_way
 
     def extended(self, attempt: Attempt, seconds: float) -> None:
-        self._leases.confirm(_ids(attempt), time.monotonic() + seconds)
+        self._leases.confirm(_called_ids(attempt), time.monotonic() + seconds)
 
     def resume(self, attempt: Attempt) -> None:
-        self._leases.resume(_ids(attempt))
+        self._leases.resume(_called_ids(attempt))
         with self._lock:
             self._suspended.discard(attempt)
 
@@ -102,7 +102,7 @@ class Desk(Hands):
     def lose(self, attempt: Attempt, reason: str) -> None:
         # The handler hears it as an exception: to cancel it besides would end its own care for that.
         attempt.request_stop(Stop.LOST, reason, interrupting=False)
-        self._leases.drop(_ids(attempt))
+        self._leases.drop(attempt.ids)
         self._call(self._lost, attempt, reason)
 
     def complete(self, attempt: Attempt, entries: Sequence[Settlement]) -> None:
@@ -150,6 +150,8 @@ class Desk(Hands):
                 _LOGGER.warning("progress of %d jobs not stored, yet: %s", len(attempts), error)
                 with self._lock:
                     self._reported.update(attempts)
+            except Exception:  # the writer must not die of it: nobody would begin another while a word waits
+                _LOGGER.exception("progress of %d jobs not stored", len(attempts))
             finally:
                 with self._lock:
                     self._under_way = None
@@ -170,11 +172,16 @@ def _is_live(attempt: Attempt) -> bool:
     return attempt.ended_at is None and not attempt.abandoned and attempt.stop is not Stop.LOST
 
 
-def _ids(attempt: Attempt) -> list[Any]:
-    return [record.id for record in attempt.records]
+def _called(attempt: Attempt) -> Sequence[Record]:
+    """Returns the jobs that the handler was called for: members of a group may have been left out."""
+    return attempt.records if attempt.context is None else attempt.context.jobs
+
+
+def _called_ids(attempt: Attempt) -> list[Any]:
+    return [record.id for record in _called(attempt)]
 
 
 def _words(attempt: Attempt) -> list[tuple[Held, Document]]:
     assert attempt.context is not None
     said = dict(attempt.context._said)
-    return [(Held(record.id, record.token), said) for record in attempt.records]
+    return [(Held(record.id, record.token), said) for record in _called(attempt)]
