@@ -189,6 +189,7 @@ class OneShot:
                 page = due_page(queue, versions, horizon, limit=_PAGE + len(apart), flat=flat)
                 found += [candidate for candidate in await self._store.arun(page) if candidate.id not in apart]
             now = clock.earliest()
+            found = [each for each in found if not _is_held(each, now)]
             soon += [(each.available_at - now).total_seconds() for each in found if each.available_at > now]
             ready += sorted((each for each in found if each.available_at <= now), key=_order)
         return ready, min(soon, default=0.0)
@@ -207,8 +208,9 @@ class OneShot:
                     if arrival.candidate.id not in apart:
                         waiting[arrival.candidate.name].append(arrival)
             now = clock.earliest()
-            for name, arrived in waiting.items():
-                task, last = self._lanes[name].task, max(each.candidate.available_at for each in arrived)
+            for name, seen in waiting.items():
+                arrived = [each for each in seen if not _is_held(each.candidate, now)]
+                task, last = self._lanes[name].task, max((each.candidate.available_at for each in arrived), default=now)
                 if last > now:
                     soon.append((last - now).total_seconds())
                 elif task.group is not None:
@@ -290,6 +292,11 @@ class _Basket:
         self._places -= 1
         self._wanted[name] -= 1
         self._free[name] -= 1
+
+
+def _is_held(candidate: Candidate, now: datetime) -> bool:
+    """Whether another pool runs a job: what it holds falls due with its lease, which it will extend."""
+    return candidate.lost > 0 and candidate.available_at > now
 
 
 def _order(candidate: Candidate) -> tuple[int, datetime]:

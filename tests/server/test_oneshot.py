@@ -68,6 +68,28 @@ def test_drain_runs_what_handlers_enqueue_for_now_meanwhile(store: axeq.Store) -
     assert pool.drain() == 5
 
 
+@pytest.mark.parametrize("group", [None, axeq.Group(grace=0.1)], ids=["alone", "group"])
+def test_drain_does_not_wait_for_what_another_pool_runs_though_its_lease_is_short(
+    store: axeq.Store, group: Any
+) -> None:
+    queue, opened = axeq.Queue(store), threading.Event()
+    busy = quick_pool(store, lease=0.5)
+
+    @busy.task(Probe, workers=1)
+    def hold(ctx: axeq.Context[Probe, Any]) -> None:
+        opened.wait(DEADLINE)
+
+    with running(busy):
+        theirs = queue.enqueue(Probe())
+        eventually(lambda: states(theirs) == ["dequeued"])
+
+        drained = pool_for(store, group=group).drain()
+        found = states(theirs)
+        opened.set()
+
+    assert (drained, found) == (0, ["dequeued"])
+
+
 def test_drain_leaves_what_fails_or_is_put_off_until_later(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
     failing = queue.enqueue(Probe(outcome="raise"))
