@@ -21,13 +21,19 @@ _WAITING = [state for state in sources("cancel") if state != State.DEQUEUED.valu
 
 
 def served(queue: str, clock: Clock) -> Op[set[str]]:
-    """Returns the names that live pools serve on a queue."""
+    """Returns the names that live pools have a task for on a queue."""
     pools = yield from live([queue], clock)
     return {name for serving in pools.values() for name in serving.names}
 
 
+def _run(queue: str, clock: Clock) -> Op[set[str]]:
+    """As `served`, and those that live pools have adopted."""
+    pools = yield from live([queue], clock)
+    return {name for serving in pools.values() for name in (*serving.names, *serving.others)}
+
+
 def park(queue: str, own: Iterable[str], clock: Clock) -> Op[Counter[str]]:
-    """Has due jobs whose names no live pool serves wait for five minutes, and returns how many, by name. `own` are
+    """Has due jobs whose names no live pool runs wait for five minutes, and returns how many, by name. `own` are
     names that the caller serves.
 
     A pool that starts meanwhile is seen after the jobs were put aside, if it was not before; one that starts later
@@ -36,14 +42,14 @@ def park(queue: str, own: Iterable[str], clock: Clock) -> Op[Counter[str]]:
     parked: Counter[str] = Counter()
     yield Call(CONTROL, "delete_many", ({"kind": "parked", "until": {"$lt": clock.earliest()}},))
     for _ in range(_MOST_PAGES):
-        known = (yield from served(queue, clock)).union(own)
+        known = (yield from _run(queue, clock)).union(own)
         due = {"queue": queue, "name": {"$nin": sorted(known)}, "available_at": {"$lte": clock.earliest()}}
         found = yield Find(JOBS, {**due, "state": {"$in": _WAITING}}, {"name": 1}, limit=_PAGE)
         ids = {job["_id"]: job["name"] for job in found if isinstance(job["name"], str)}
         if not ids:
             break
         parked += yield from _put_aside(queue, ids, due, clock)
-        for name in (yield from served(queue, clock)).intersection(ids.values()):
+        for name in (yield from _run(queue, clock)).intersection(ids.values()):
             parked[name] -= yield from _bring_back(queue, name, clock)
         if len(found) < _PAGE:
             break

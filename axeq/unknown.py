@@ -24,6 +24,7 @@ __all__ = ["Unknown"]
 _LOGGER = logging.getLogger("axeq.pool")
 _CAP = 1000
 _MOST_ADOPTED = 100
+"""How many names are adopted at a time, over all queues."""
 _ANY_VERSION = sys.maxsize
 
 
@@ -93,7 +94,9 @@ class Unknown:
             return []
         known = await self._store.arun(served(queue, self._store.clock))
         taken = [name for name in strange if name not in known]
-        for name in taken[: max(_MOST_ADOPTED - len(self._adopted), 0)]:
+        for name in taken:
+            if not self._adopted.get(name) and len(self.adopted) >= _MOST_ADOPTED:
+                continue
             if name not in self._adopted:
                 self._adopted[name] = set()
                 self._adopt(_whatever(name, self._plan.strangers))

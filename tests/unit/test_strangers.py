@@ -11,7 +11,7 @@ import pytest
 
 import axeq
 from axeq.commands import Command, Op
-from axeq.strangers import park, welcome
+from axeq.strangers import park, served, welcome
 from axeq.workers import Serving, announce, leave
 
 FAR = timedelta(minutes=4)
@@ -82,6 +82,15 @@ def test_what_a_live_pool_serves_is_never_parked(store: axeq.Store) -> None:
 
     assert parked(store, "note") == {}
     assert not waits(store, job)
+
+
+def test_what_a_live_pool_has_adopted_is_never_parked_and_remains_without_a_task(store: axeq.Store) -> None:
+    job = axeq.Queue(store).enqueue(Other())
+    store.run(announce("adopting", Serving(["default"], ["note"], ["other"]), store.clock))
+
+    assert parked(store) == {}
+    assert not waits(store, job)
+    assert store.run(served("default", store.clock)) == {"note"}
 
 
 def test_a_pool_of_another_queue_or_one_that_has_left_serves_nothing_here(store: axeq.Store) -> None:
