@@ -172,7 +172,7 @@ class Crew:
         if attempt.ended_at is not None or attempt.abandoned:
             return  # its outcome is on the way: the fence decides
         self._leases.drop([held.id])
-        self._tell_lost(attempt.record, reason)
+        self._tell_lost(attempt, reason)
         lane, whole = self._lanes[attempt.record.name], attempt.whole
         if whole in lane.ready:
             if not whole.drop(attempt):
@@ -298,8 +298,8 @@ class Crew:
 
     def _lost(self, attempt: Attempt, reason: str) -> None:
         """Takes note of a lease that the attempt itself has found lost."""
-        for record in attempt.records:
-            self._tell_lost(record, reason)
+        for part in attempt.parts:
+            self._tell_lost(part, reason)
         if attempt.running:
             self._abandon_later(attempt)
 
@@ -409,7 +409,7 @@ class Crew:
     def _account(self, attempt: Attempt, entry: Settlement, settled: Settled) -> None:
         """Counts and tells what became of one outcome that the store has answered."""
         if entry.id in settled.lost:
-            self._tell_lost(attempt.record, f"too late to {entry.verb} it: another worker has it, or it is gone")
+            self._tell_lost(attempt, f"too late to {entry.verb} it: another worker has it, or it is gone")
         elif entry.id in settled.refused:
             reason = settled.refused[entry.id]
             _LOGGER.error("cannot %s job %s, its lease lapses: %s", entry.verb, entry.id, reason)
@@ -427,7 +427,11 @@ class Crew:
         if attempt.task.notify is not None and record.document["state"] in FINAL:
             self._notices.send(attempt.task, record)
 
-    def _tell_lost(self, record: Record, reason: str) -> None:
+    def _tell_lost(self, attempt: Attempt, reason: str) -> None:
+        """Counts and tells the loss of a lease, which may be found more than once."""
+        if attempt.lost_told:
+            return
+        attempt.lost_told, record = True, attempt.record
         self._counts["lost"] += 1
         _LOGGER.warning("%s", LeaseLost(record.id, reason))
         if self._hooks.lost:

@@ -77,6 +77,7 @@ class Attempt:
         "context",
         "ended_at",
         "in_line",
+        "lost_told",
         "reason",
         "record",
         "running",
@@ -96,6 +97,8 @@ class Attempt:
         self.reason = ""
         self.running = False
         self.abandoned = False
+        self.lost_told = False
+        """Whether the loss of its lease was counted and told."""
         self.started_at: datetime | None = None
         self.ended_at: datetime | None = None
         self.timers: list[asyncio.TimerHandle] = []
@@ -116,6 +119,11 @@ class Attempt:
     def ids(self) -> Sequence[Any]:
         """The ids of those jobs."""
         return [self.record.id]
+
+    @property
+    def parts(self) -> Sequence[Attempt]:
+        """The attempts of those jobs, each by itself."""
+        return [self]
 
     @property
     def whole(self) -> Attempt:

@@ -65,6 +65,10 @@ class Together(Attempt):
     def ids(self) -> list[Any]:
         return [member.record.id for member in self.members]
 
+    @property
+    def parts(self) -> Sequence[Member]:
+        return self.members
+
     def first_end(self, clock: Clock) -> tuple[float, Stop]:
         """Returns in how many seconds the call is to end, and why: deadlines end it where no job is left by then."""
         limit = self.timeout

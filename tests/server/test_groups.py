@@ -337,6 +337,31 @@ def test_a_job_that_is_removed_drops_out_and_the_others_complete(store: axeq.Sto
     assert len(calls.values) == 1
 
 
+def test_each_job_of_a_call_that_finds_its_leases_lost_is_lost_once(store: axeq.Store, jobs: Any) -> None:
+    told: list[Any] = []
+    opened, wait = gate()
+
+    async def commit(ctx: axeq.Context[Any, Any]) -> None:
+        await wait(ctx)
+        for job in ctx.jobs:
+            jobs.delete_one({"_id": job.id})
+        ctx._hands.lose(ctx._attempt, "found by the handler")
+
+    calls = Calls(commit)
+    ids = {job.id for job in enqueued(store, range(3), group="g")}
+    pool = gathering(store, calls, lease=1)
+    pool.on("lost")(lambda job: told.append(job.id))
+
+    with running(pool):
+        eventually(lambda: bool(calls.values))
+        jobs.delete_one({"_id": calls.jobs[0][0]})
+        eventually(lambda: pool.counts["lost"] == 1)
+        opened.set()
+        eventually(lambda: set(told) == ids)
+
+    assert len(told) == pool.counts["lost"] == 3
+
+
 def test_a_call_that_takes_too_long_fails_every_job(store: axeq.Store) -> None:
     _, wait = gate()
     calls = Calls(wait)
