@@ -13,7 +13,16 @@ from axeq.errors import AxeqError
 from axeq.handle import AsyncJob, identities
 from axeq.late import Late
 from axeq.model import M, Payload, R, bind
-from axeq.options import BatchOptions, CallbackOptions, EnqueueOptions, payload_values, task_name, wanted
+from axeq.options import (
+    BatchOptions,
+    CallbackOptions,
+    EnqueueOptions,
+    counted_to,
+    page,
+    payload_values,
+    task_name,
+    wanted,
+)
 from axeq.queue import Face
 from axeq.record import identity
 from axeq.states import Cancellation, State
@@ -157,7 +166,7 @@ class AsyncQueue(Face):
         can hold.
         """
         values = payload_values(data, self.store.codec)
-        rule = manage.find(self.name, **wanted(name, label), state=state, data=values, limit=limit, skip=skip)
+        rule = manage.find(self.name, **wanted(state, name, label), data=values, **page(limit, skip))
         found = await self.store.arun(rule)
         return [AsyncJob(record.document, self.store, None) for record in found]
 
@@ -165,7 +174,7 @@ class AsyncQueue(Face):
         """Returns the jobs of this queue that were given up: those that ended cancelled though nobody had asked for it,
         the last first, at most `limit` (default 20) after the first `skip`. `name` keeps those of one task.
         """
-        found = await self.store.arun(manage.dead(self.name, name=task_name(name), limit=limit, skip=skip))
+        found = await self.store.arun(manage.dead(self.name, name=task_name(name), **page(limit, skip)))
         return [AsyncJob(record.document, self.store, None) for record in found]
 
     async def wait(self, id: Any, *, timeout: Duration | None = None) -> AsyncJob[Any, Any]:
@@ -284,13 +293,13 @@ class AsyncQueue(Face):
         """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
         10,000).
         """
-        return await self.store.arun(manage.stats(self.name, cap=cap))
+        return await self.store.arun(manage.stats(self.name, cap=counted_to(cap)))
 
     async def stats_by_task(self, *, cap: int = 10_000) -> dict[str, dict[State, int]]:
         """Returns how many jobs of each task of this queue are in each state, looking at no more than `cap` (default
         10,000) of a state.
         """
-        return await self.store.arun(manage.stats_by_task(self.name, cap=cap))
+        return await self.store.arun(manage.stats_by_task(self.name, cap=counted_to(cap)))
 
     async def pause(self, name: str | None = None) -> None:
         """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""

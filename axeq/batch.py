@@ -42,8 +42,8 @@ def insert_together(drafts: Sequence[Draft], clock: Clock) -> Op[list[Stored]]:
         try:
             yield Transaction(lambda: _sent(documents))
         except DuplicateKey as error:
-            # All or none: where an unanswered try stored one, it stored them all.
-            if not (unanswered and (yield from _present(documents[:1]))):
+            # All or none: where an unanswered try stored one that is still there, it stored them all.
+            if not (unanswered and (yield from _present(documents))):
                 refused = documents[error.positions[0]]
                 if "label" in refused:
                     yield from labelled(refused, ignoring=False)

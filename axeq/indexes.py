@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from axeq.errors import AccessDenied, IndexMissing
+from axeq.errors import AccessDenied, DuplicateKey, IndexMissing, StoreError
 from axeq.wire import ISOLATIONS, JOBS, Call, Op, Place
 
 __all__ = ["INDEXES", "Index", "ensure", "missing", "render", "secure"]
@@ -120,7 +120,13 @@ def secure(name: str, place: Place) -> Op[None]:
 
 def _created(collection: str) -> Op[list[str]]:
     specifications = [index.specification for index in _by_collection()[collection]]
-    names: list[str] = yield Call(collection, "create_indexes", (specifications,))
+    try:
+        names: list[str] = yield Call(collection, "create_indexes", (specifications,))
+    except DuplicateKey:
+        raise StoreError(  # no other index is unique
+            "index 'label' cannot be created: several live jobs of one task have the same label; "
+            "cancel or remove all but one of each, then run `axeq indexes ensure`"
+        ) from None
     return names
 
 

@@ -57,7 +57,7 @@ def whole(option: str, value: int, least: int, most: int | None = None) -> int:
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if not fits or (most is not None and value > most):
         bounds = f"from {least}" + (f" to {most}" if most is not None else "")
-        raise ConfigurationError(f"{option} must be a whole number {bounds}, not {value!r}")
+        raise ConfigurationError(f"{option} must be a whole number {bounds}, not {value!r:.100}")
     return value
 
 

@@ -11,8 +11,10 @@ from axeq.codec import Codec, plain
 from axeq.duration import Duration, aware, seconds
 from axeq.enqueue import Conflict
 from axeq.errors import ConfigurationError
+from axeq.limits import whole
 from axeq.model import name_of
 from axeq.record import identity
+from axeq.states import State
 
 __all__ = [
     "BATCH_OPTIONS",
@@ -23,7 +25,9 @@ __all__ = [
     "EnqueueOptions",
     "JobOptions",
     "checked",
+    "counted_to",
     "labelled",
+    "page",
     "payload_values",
     "task_name",
     "wanted",
@@ -33,6 +37,7 @@ _PRIORITIES = range(-(2**15), 2**15)
 _LONGEST_NAME = 512
 _MOST_ATTEMPTS = 2**31 - 1
 _FARTHEST = timedelta(days=3650)
+_LARGEST_COUNT = 2**31 - 1
 
 
 class JobOptions(TypedDict, total=False):
@@ -127,9 +132,27 @@ def _check_terms(terms: dict[str, Any], verb: str, *, many: bool) -> None:
             raise ConfigurationError(f'on_conflict="replace" cannot go with {other}: {_WHY_NO_REPLACE[other]}')
 
 
-def wanted(name: Any, label: Any) -> dict[str, str | None]:
+def wanted(state: Any, name: Any, label: Any) -> dict[str, Any]:
     """Returns what a search asks for, checked: as text it can be no operator of a filter."""
-    return {"name": task_name(name), "label": _label(label)}
+    return {"state": _state(state), "name": task_name(name), "label": _label(label)}
+
+
+def page(limit: Any, skip: Any) -> dict[str, Any]:
+    """Returns which of the jobs found are asked for, checked."""
+    return {"limit": whole("limit", limit, 1, _LARGEST_COUNT), "skip": whole("skip", skip, 0, _LARGEST_COUNT)}
+
+
+def counted_to(cap: Any) -> int:
+    """Returns how far a count is to go, checked."""
+    return whole("cap", cap, 1, _LARGEST_COUNT)
+
+
+def _state(state: Any) -> State | None:
+    try:
+        return None if state is None else State(state)
+    except ValueError:
+        known = ", ".join(repr(each.value) for each in State)
+        raise ConfigurationError(f"state must be an axeq.State, one of {known}, not {state!r:.100}") from None
 
 
 def payload_values(data: Any, codec: Codec | None) -> dict[str, Any] | None:

@@ -20,7 +20,9 @@ from axeq.options import (
     CallbackOptions,
     EnqueueOptions,
     checked,
+    counted_to,
     labelled,
+    page,
     payload_values,
     task_name,
     wanted,
@@ -295,7 +297,7 @@ class Queue(Face):
         can hold.
         """
         values = payload_values(data, self.store.codec)
-        rule = manage.find(self.name, **wanted(name, label), state=state, data=values, limit=limit, skip=skip)
+        rule = manage.find(self.name, **wanted(state, name, label), data=values, **page(limit, skip))
         found = self.store.run(rule)
         return [Job(record.document, self.store, None) for record in found]
 
@@ -303,7 +305,7 @@ class Queue(Face):
         """Returns the jobs of this queue that were given up: those that ended cancelled though nobody had asked for it,
         the last first, at most `limit` (default 20) after the first `skip`. `name` keeps those of one task.
         """
-        found = self.store.run(manage.dead(self.name, name=task_name(name), limit=limit, skip=skip))
+        found = self.store.run(manage.dead(self.name, name=task_name(name), **page(limit, skip)))
         return [Job(record.document, self.store, None) for record in found]
 
     def wait(self, id: Any, *, timeout: Duration | None = None) -> Job[Any, Any]:
@@ -425,13 +427,13 @@ class Queue(Face):
         """Returns how many jobs of this queue are in each state, counting no further than `cap` (default
         10,000).
         """
-        return self.store.run(manage.stats(self.name, cap=cap))
+        return self.store.run(manage.stats(self.name, cap=counted_to(cap)))
 
     def stats_by_task(self, *, cap: int = 10_000) -> dict[str, dict[State, int]]:
         """Returns how many jobs of each task of this queue are in each state, looking at no more than `cap` (default
         10,000) of a state.
         """
-        return self.store.run(manage.stats_by_task(self.name, cap=cap))
+        return self.store.run(manage.stats_by_task(self.name, cap=counted_to(cap)))
 
     def pause(self, name: str | None = None) -> None:
         """Has pools claim no more jobs of this queue, or of its task `name`; running ones go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DEFAULT_DATABASE = "axeq"
+_LONGEST_DATABASE = 63
+_DATABASE = re.compile(r'[^\s./\\$"\0]+')
+_COLLECTION = re.compile(r"(?!.{201})[^.$\0]+(\.[^.$\0]+)*", re.DOTALL)
 _UNESCAPED = (
     "the URI has an @ after the first / or ? behind its scheme: a user name and a password in it must be "
     "percent-encoded, as by urllib.parse.quote_plus, and so must an @ anywhere else"
@@ -79,8 +83,9 @@ class Store:
         self.codec = _checked_codec(codec)
         self._given: Any
         self._given, found = _environment_target() if target is None else (target, _found(target))
-        name = database or _named(found, given=target is not None)
-        jobs = collection or setting("AXEQ_COLLECTION", "jobs")
+        name = _named(found, given=target is not None) if database is None else database
+        jobs = setting("AXEQ_COLLECTION", "jobs") if collection is None else collection
+        _check_names(name, jobs)
         deadline = duration(timeout, "timeout", "AXEQ_TIMEOUT", 10.0, zero=False)
         self.place = Place(name, jobs, found.host, deadline, min(found.selection, deadline))
         self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
@@ -341,6 +346,20 @@ def _named(found: _Found, *, given: bool) -> str:
     """Returns the database; what a target that was `given` names goes before what the environment says."""
     names = [found.database, setting("AXEQ_DATABASE")]
     return next(filter(None, names if given else reversed(names)), _DEFAULT_DATABASE)
+
+
+def _check_names(database: Any, collection: Any) -> None:
+    """Refuses names that the server, or the driver, would refuse at the first use."""
+    if not isinstance(database, str) or not _DATABASE.fullmatch(database) or len(database.encode()) > _LONGEST_DATABASE:
+        raise ConfigurationError(
+            f'database must be text of 1 to {_LONGEST_DATABASE} bytes without space and any of . $ / \\ ", '
+            f"not {database!r:.100}"
+        )
+    if not isinstance(collection, str) or not _COLLECTION.fullmatch(collection) or collection.startswith("system."):
+        raise ConfigurationError(
+            f"collection must be text of 1 to 200 characters without $, no dot first, last or twice in a row, "
+            f"and not of system., not {collection!r:.100}"
+        )
 
 
 def _checked_codec(codec: Codec | None) -> Codec | None:

@@ -57,9 +57,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "faces": (
         "handle",
+        "limits",
         "options",
         "callback",
-        "limits",
         "lease",
         "consumer",
         "queue",

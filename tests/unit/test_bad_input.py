@@ -57,3 +57,44 @@ def test_what_is_wrong_with_a_uri_whose_password_is_in_its_place_is_said() -> No
 @pytest.mark.parametrize("path", ["db?appName=a@b", "db"])
 def test_a_password_in_its_place_is_taken(path: str) -> None:
     assert axeq.Store(f"mongodb://user:s3%2Fcret@host/{path}").place.database == "db"
+
+
+NAMES_OF_DATABASES = ["a b", "a.b", "a/b", "a$b", 'a"b', "a\\b", "a\0b", "", "é" * 32, 5, b"shop"]
+NAMES_OF_COLLECTIONS = ["a$b", "a..b", ".a", "a.", "a\0b", "", "system.jobs", "j" * 201, 5]
+
+
+@pytest.mark.parametrize("database", NAMES_OF_DATABASES)
+def test_a_database_that_cannot_be_is_refused_at_once(database: Any) -> None:
+    with pytest.raises(ConfigurationError, match="database must be"):
+        axeq.Store("mongodb://localhost", database=database)
+
+
+@pytest.mark.parametrize("collection", NAMES_OF_COLLECTIONS)
+def test_a_collection_that_cannot_be_is_refused_at_once(collection: Any) -> None:
+    with pytest.raises(ConfigurationError, match="collection must be"):
+        axeq.Store("mongodb://localhost", collection=collection)
+
+
+# Looking and counting
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "value"),
+    [
+        ("find", "state", "done"),
+        ("find", "state", 3),
+        ("find", "state", ["completed"]),
+        *[(verb, "limit", value) for verb in ("find", "dead") for value in (-1, 0, "x", None, True, 2**31)],
+        *[(verb, "skip", value) for verb in ("find", "dead") for value in (-1, "x", None, 1.5, 2**63)],
+        *[(verb, "cap", value) for verb in ("stats", "stats_by_task") for value in (-1, 0, "x", None, 2**63)],
+    ],
+)
+async def test_what_a_search_cannot_go_by_is_named(queue: Any, verb: str, option: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^{option} must be .*, not ") as raised:
+        await settled(getattr(queue, verb)(**{option: value}))
+
+    assert repr(value) in str(raised.value)
+
+
+async def test_a_state_is_also_known_by_its_text(queue: Any) -> None:
+    assert await settled(queue.find(state="completed", limit=1, skip=0)) == []

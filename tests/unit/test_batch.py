@@ -84,6 +84,20 @@ def test_a_batch_whose_commit_was_lost_is_known_by_any_of_its_jobs(clock: Script
     assert len(inserted(played.commands)) == 2
 
 
+def test_a_batch_whose_commit_was_lost_is_known_though_its_first_job_is_gone(clock: ScriptedClock) -> None:
+    drafts = [draft(label="a"), draft(label="b")]
+    replies = [None, UNANSWERED, DuplicateKey([1]), the_last_of_those_asked_for]
+
+    played = play(insert_together(drafts, clock), replies, clock=clock)
+
+    assert [stored.created for stored in played.result] == [True, True]
+
+
+def the_last_of_those_asked_for(find: Find) -> list[Any]:
+    asked_for = find.filter["_id"]["$in"]
+    return [{"_id": asked_for[-1]}] if len(asked_for) > 1 else []
+
+
 def test_a_batch_whose_commit_was_lost_and_did_not_happen_is_sent_again(clock: ScriptedClock) -> None:
     replies = [None, UNANSWERED, None, None]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import pytest
 
 from axeq import indexes
-from axeq.errors import AccessDenied, IndexMissing
+from axeq.errors import AccessDenied, DuplicateKey, IndexMissing, StoreError
 from axeq.indexes import INDEXES
-from axeq.wire import ISOLATIONS, JOBS, Call, Find, Place
+from axeq.wire import ISOLATIONS, JOBS, Call, Find, Op, Place
 
 from .playing import given_job, matches, play
 
@@ -98,6 +99,14 @@ def test_missing_indexes_are_found_by_name(name: str) -> None:
     assert [index.name for index in play(indexes.missing(), [listed(each, name) for each in COLLECTIONS]).result] == [
         name
     ]
+
+
+@pytest.mark.parametrize("rule", [indexes.ensure, lambda: indexes.secure("label", PLACE)])
+def test_labels_that_live_jobs_share_already_are_said_to_keep_the_index_from_being(rule: Callable[[], Op[Any]]) -> None:
+    with pytest.raises(StoreError, match=r"index 'label' .* remove all but one .* `axeq indexes ensure`") as raised:
+        play(rule(), [DuplicateKey()])
+
+    assert not isinstance(raised.value, DuplicateKey)
 
 
 def test_an_account_that_may_not_create_indexes_can_rely_on_one_that_exists() -> None:
