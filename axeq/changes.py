@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import pymongo
 from pymongo.errors import PyMongoError
 
 __all__ = ["Changes"]
@@ -17,6 +18,7 @@ _LOGGER = logging.getLogger("axeq.wait")
 _MOST = 16
 _LONGEST_AWAIT = 1.0
 _REST = 30.0
+_LONGEST_SILENCE = 5.0
 _WATCHED_SERVERS = frozenset(("RSPrimary", "Mongos"))
 
 
@@ -40,13 +42,20 @@ class Changes:
             if not free:
                 return None
             wait = _Wait(seconds)
-            with collection.watch(_pipeline(ids), max_await_time_ms=wait.step_ms) as stream:
+            with wait.answered():
+                stream = collection.watch(_pipeline(ids), max_await_time_ms=wait.step_ms)
+            try:
                 self.opened += 1
                 found = look()
                 while found is None and stream.alive and wait.goes_on:
-                    if stream.try_next() is not None:
+                    with wait.answered():
+                        changed = stream.try_next() is not None
+                    if changed:
                         found = look()
                 return found
+            finally:
+                with wait.answered():
+                    stream.close()
         return None
 
     async def afollow(
@@ -57,13 +66,20 @@ class Changes:
             if not free:
                 return None
             wait = _Wait(seconds)
-            async with await collection.watch(_pipeline(ids), max_await_time_ms=wait.step_ms) as stream:
+            with wait.answered():
+                stream = await collection.watch(_pipeline(ids), max_await_time_ms=wait.step_ms)
+            try:
                 self.opened += 1
                 found = await look()
                 while found is None and stream.alive and wait.goes_on:
-                    if await stream.try_next() is not None:
+                    with wait.answered():
+                        changed = await stream.try_next() is not None
+                    if changed:
                         found = await look()
                 return found
+            finally:
+                with wait.answered():
+                    await stream.close()
         return None
 
     @contextmanager
@@ -91,6 +107,10 @@ class _Wait:
         self._until = time.monotonic() + seconds
         self._step = min(_LONGEST_AWAIT, max(seconds / 4, 0.01))
         self.step_ms = int(self._step * 1000)
+
+    def answered(self) -> AbstractContextManager[Any]:
+        """Bounds one request to the server: a step that is due an answer, and what an answer may take on its way."""
+        return pymongo.timeout(self._step + _LONGEST_SILENCE)
 
     @property
     def goes_on(self) -> bool:
