@@ -95,7 +95,9 @@ def _marker(draft: Draft, document: Document, clock: Clock) -> Document:
     assert draft.isolation is not None
     # A task's name has no spaces.
     key = draft.name if draft.label is None else f"{draft.name} {draft.label}"
-    until = milliseconds(clock.latest() + timedelta(seconds=draft.isolation), up=True)
+    born: datetime = document["created_at"]
+    # A machine's clock may be set back between two looks at it.
+    until = milliseconds(max(clock.latest(), born) + timedelta(seconds=draft.isolation), up=True)
     return {"_id": key, "token": ObjectId(), "until": until, "job": document}
 
 

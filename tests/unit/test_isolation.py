@@ -72,6 +72,16 @@ def test_the_marker_keeps_the_job_and_lasts_from_the_upper_bound_of_server_time(
     assert fields["job"] == played.result.document
 
 
+def test_a_window_lasts_from_the_jobs_birth_though_the_clock_is_set_back_meanwhile(clock: ScriptedClock) -> None:
+    looks = iter([NOW, NOW - timedelta(seconds=1)])
+    clock.earliest = clock.latest = lambda: next(looks, NOW - timedelta(seconds=1))  # type: ignore[method-assign]
+
+    played = play(insert_isolated(draft(), clock, transactions=True), [MATCHED, None, None], clock=clock)
+
+    (marking,) = calls(played.commands, ISOLATIONS)
+    assert marking.args[1]["$set"]["until"] == played.result.document["created_at"] + HOUR
+
+
 def test_a_task_is_isolated_as_a_whole_where_there_is_no_label(clock: ScriptedClock) -> None:
     played = play(insert_isolated(draft(label=None), clock, transactions=True), [MATCHED, None, None], clock=clock)
 
