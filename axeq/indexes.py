@@ -79,9 +79,9 @@ INDEXES: tuple[Index, ...] = (
     Index(
         "isolation",
         (("until", 1),),
-        "the server's removal of markers whose isolation has passed",
+        "the server's removal of markers whose isolation has passed, a minute later: a late look must find them",
         "the TTL monitor",
-        {"expireAfterSeconds": 0},
+        {"expireAfterSeconds": 60},
         ISOLATIONS,
     ),
 )

@@ -5,4 +5,4 @@ db.getCollection("jobs").createIndex({"queue": 1, "available_at": 1}, {"name": "
 db.getCollection("jobs").createIndex({"name": 1, "label": 1}, {"name": "label", "unique": true, "partialFilterExpression": {"label": {"$exists": true}, "available_at": {"$exists": true}}});
 db.getCollection("jobs").createIndex({"expire_at": 1}, {"name": "retention", "expireAfterSeconds": 0, "partialFilterExpression": {"expire_at": {"$exists": true}}});
 db.getCollection("jobs").createIndex({"state": 1, "queue": 1, "finished_at": -1, "name": 1, "cause": 1}, {"name": "inspection", "partialFilterExpression": {"finished_at": {"$exists": true}}});
-db.getCollection("jobs.isolations").createIndex({"until": 1}, {"name": "isolation", "expireAfterSeconds": 0});
+db.getCollection("jobs.isolations").createIndex({"until": 1}, {"name": "isolation", "expireAfterSeconds": 60});
