@@ -14,11 +14,13 @@ import mongomock
 import motor.motor_asyncio
 import pymongo
 import pytest
+from pymongo import pool_shared
 
 import axeq
 from axeq.capabilities import Capabilities, probe
 from axeq.codec import CODEC_OPTIONS
 from axeq.embedded import open_embedded
+from tests.support.driver import connect_or_close
 from tests.support.features import named_tests
 from tests.support.kinds import KINDS, NEEDS, why_not
 from tests.support.probe import release_blocked
@@ -42,6 +44,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_sessionfinish() -> None:
     release_blocked()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mended_driver() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_shared, "_async_create_connection", connect_or_close)
+        yield
 
 
 @pytest.fixture(scope="session")
