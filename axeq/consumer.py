@@ -17,8 +17,9 @@ from axeq import pull
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, PayloadSealed, StoreError, StoreUnavailable
 from axeq.lease import AsyncLease, Lease
-from axeq.limits import LARGEST_RESULT, LimitOptions, limits_of, whole
+from axeq.limits import LARGEST_RESULT, LimitOptions, limits_of
 from axeq.model import Binding, M, R
+from axeq.number import whole
 from axeq.outcome import Outcome, Released, Snoozed, invalid, judge, sealed
 from axeq.record import Document, Record
 from axeq.store import Store

@@ -183,8 +183,14 @@ class Crew:
         if whole.stop is not None:
             self._abandon_later(whole)
 
-    def give_back_surplus(self) -> None:
-        """Gives back jobs that no worker here will come to soon, the last claimed first."""
+    def watch(self) -> None:
+        """Stops work on jobs whose leases could not be confirmed in time, and gives back jobs that no worker here will
+        come to soon, the last claimed first. Raises `RuntimeError` where the lease thread has failed.
+        """
+        if self._leases.failure is not None:
+            raise RuntimeError("the lease thread has failed") from self._leases.failure
+        for held in self._leases.lapsed():
+            self.lose(held, "no extension was acknowledged for a whole lease")
         for lane in self._lanes.values():
             for _ in range(lane.surplus):
                 self._give_back(lane.ready.pop(), "claimed ahead, and jobs became slower")

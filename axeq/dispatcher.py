@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,11 +11,11 @@ from typing import Any
 from axeq.claims import Claims
 from axeq.crew import Crew
 from axeq.due import Candidate
-from axeq.errors import StoreError
 from axeq.hints import Hints
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.record import Record
+from axeq.rounds import LONGEST_REST, Rounds
 from axeq.shares import Shares
 from axeq.source import Source
 from axeq.store import Store
@@ -24,12 +23,10 @@ from axeq.turns import Basket, Pick, Turns
 
 __all__ = ["Dispatcher"]
 
-_LOGGER = logging.getLogger("axeq.pool")
-_LONGEST_REST = 5.0
 _UNHEALTHY_REST = 1.0
 
 
-class Dispatcher:
+class Dispatcher(Rounds):
     """Claims jobs for the lanes, a batch at a time, until told to end.
 
     `sources` are the pool's queues by name, `weights` theirs; `strict` leaves the lighter alone while heavier ones
@@ -52,6 +49,7 @@ class Dispatcher:
         worker: str,
         lease: float,
     ) -> None:
+        super().__init__()
         self._store = store
         self._lanes = lanes
         self._hints = hints
@@ -63,36 +61,11 @@ class Dispatcher:
         self._weights = weights
         self._sources = [sources[queue] for queue in Shares(weights).order]
         self._turns: dict[str, Turns] = {}
-        self._woken = asyncio.Event()
-        self._ending = False
-
-    def wake(self) -> None:
-        """Has the next round begin at once."""
-        self._woken.set()
 
     def renew(self) -> None:
         """Takes note that there are more lanes."""
         self._turns.clear()
         self.wake()
-
-    def end(self) -> None:
-        """Has `run` return after the round under way."""
-        self._ending = True
-        self.wake()
-
-    async def run(self) -> None:
-        """Goes round until `end`."""
-        pause = 0.1
-        while not self._ending:
-            self._woken.clear()
-            try:
-                rest = await self._round()
-                pause = 0.1
-            except StoreError as error:
-                _LOGGER.warning("nothing claimed, trying again: %s", error)
-                rest, pause = pause, min(pause * 2, _LONGEST_REST)
-            if rest and not self._ending:
-                await self._rest(rest)
 
     async def _round(self) -> float:
         """Claims once for every lane that wants jobs, and returns the seconds to rest, 0 for none."""
@@ -100,11 +73,11 @@ class Dispatcher:
             return _UNHEALTHY_REST
         if not self._lanes:
             self._hints.idle()
-            return _LONGEST_REST
+            return LONGEST_REST
         hungry = [lane for lane in self._lanes.values() if lane.wanted and self._open(lane)]
         if not hungry:
             self._hints.busy()
-            return _LONGEST_REST
+            return LONGEST_REST
         await self._look(hungry)
         claimed = 0
         for lanes in _competing(hungry):
@@ -113,11 +86,11 @@ class Dispatcher:
         if claimed or any(source.unread(lane.task.name) for lane in waiting for source in self._open(lane)):
             return 0
         if not waiting:  # a worker that gets free, or an outcome that is stored, begins the next round
-            return _LONGEST_REST
+            return LONGEST_REST
         for source in self._sources:
             await source.feed.expect()
         self._hints.idle()
-        return min(_LONGEST_REST, *(source.feed.pause() for source in self._sources))
+        return min(LONGEST_REST, *(source.feed.pause() for source in self._sources))
 
     def _open(self, lane: Lane) -> list[Source]:
         """Returns the queues of which a lane may claim jobs now, in order."""
@@ -238,13 +211,6 @@ class Dispatcher:
         """The jobs that must not be claimed here."""
         left_alone = self._claims.left_alone
         return left_alone.union(self._crew.ids) if left_alone else self._crew.ids
-
-    async def _rest(self, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self._woken.set)
-        try:
-            await self._woken.wait()
-        finally:
-            timer.cancel()
 
 
 def _competing(lanes: Sequence[Lane]) -> list[list[Lane]]:

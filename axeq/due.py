@@ -18,7 +18,7 @@ from axeq.record import Document, flaw
 from axeq.states import FINAL
 from axeq.wire import JOBS, Call, Find, Op
 
-__all__ = ["BOARD", "Candidate", "cancel_flawed", "due_page", "next_due", "read", "understood"]
+__all__ = ["BOARD", "Candidate", "cancel_flawed", "due_page", "due_query", "next_due", "read", "sound", "understood"]
 
 _LOGGER = logging.getLogger("axeq.due")
 BOARD = {"_id": 1, "name": 1, "priority": 1, "available_at": 1, "version": 1, "lost": 1}
@@ -75,6 +75,17 @@ _NOBODYS = Candidate(None, "", 0, _EPOCH, sys.maxsize, 0)
 _USUAL_IDS = frozenset((ObjectId, str, int, UUID))
 
 
+def due_query(queue: str, versions: Mapping[str, int], now: datetime) -> Document:
+    """Returns the filter of jobs due by `now` of the tasks in `versions` (name to the newest version understood)."""
+    names = list(versions)
+    return {
+        "queue": queue,
+        "name": names[0] if len(names) == 1 else {"$in": names},
+        "available_at": {"$lte": now},
+        "version": {"$lte": max(versions.values())},
+    }
+
+
 def due_page(
     queue: str, versions: Mapping[str, int], now: datetime, *, limit: int, flat: bool = False
 ) -> Op[list[Candidate]]:
@@ -83,13 +94,7 @@ def due_page(
     In order of priority, then of due time; covered by the claim index. Or `flat`, in order of due time alone, by the
     due index. Where the tasks' versions differ, jobs of a newer version than their own task's are among them.
     """
-    names = list(versions)
-    query: Document = {
-        "queue": queue,
-        "name": names[0] if len(names) == 1 else {"$in": names},
-        "available_at": {"$lte": now},
-        "version": {"$lte": max(versions.values())},
-    }
+    query = due_query(queue, versions, now)
     order = [("available_at", 1)] if flat else [("priority", 1), ("available_at", 1)]
     return (yield from read(Find(JOBS, query, BOARD, sort=order, limit=limit), now, flat=flat))
 
@@ -98,20 +103,19 @@ def read(find: Find, now: datetime, *, flat: bool = False) -> Op[list[Candidate]
     """Returns the candidates that a read of due jobs brings, once it brings none with a flaw: those are cancelled.
     `flat` ones are all of one priority.
     """
-    candidates = yield from _sound(find, now)
-    return [candidate.flat() for candidate in candidates] if flat else candidates
+    found = yield from sound(find, now)
+    return [candidate.flat() if flat else candidate for candidate, _ in found]
 
 
-def _sound(find: Find, now: datetime) -> Op[list[Candidate]]:
+def sound(find: Find, now: datetime) -> Op[list[tuple[Candidate, Document]]]:
+    """Returns what a read of due jobs brings, and the candidate that each makes, as `read`."""
     while True:
-        found = yield find
-        candidates = [Candidate.of(document) for document in found]
-        sound = [candidate for candidate in candidates if not candidate.flawed]
-        if len(sound) == len(found):
-            return sound
-        flawed = [document["_id"] for document, candidate in zip(found, candidates, strict=True) if candidate.flawed]
+        found = [(Candidate.of(document), document) for document in (yield find)]
+        flawed = [document["_id"] for candidate, document in found if candidate.flawed]
+        if not flawed:
+            return found
         if not (yield from cancel_flawed(flawed, now)):
-            return sound
+            return [each for each in found if not each[0].flawed]
 
 
 def cancel_flawed(ids: Sequence[Any], now: datetime) -> Op[int]:

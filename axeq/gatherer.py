@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -13,18 +12,16 @@ from typing import Any
 from axeq.claims import Claims
 from axeq.crew import Crew
 from axeq.due import Candidate, next_due
-from axeq.errors import StoreError
 from axeq.group import Arrival, Gathering, Group, arrivals, gather
 from axeq.lane import Lane
 from axeq.leases import Leases
 from axeq.record import Document
+from axeq.rounds import LONGEST_REST, Rounds
 from axeq.source import Source
 from axeq.store import Store
 
 __all__ = ["Gatherer"]
 
-_LOGGER = logging.getLogger("axeq.gatherer")
-_LONGEST_REST = 5.0
 _UNHEALTHY_REST = 1.0
 _POLL_WITH_STREAM = 10.0
 _LOOKS_APART = 0.5
@@ -36,7 +33,7 @@ _FRESH_FOR = 1.0
 _NEVER = float("inf")
 
 
-class Gatherer:
+class Gatherer(Rounds):
     """Claims groups for the lanes of those tasks that take them, until told to end.
 
     `sources` are the pool's queues in order; where the pool is `strict`, a later one has its turn once earlier ones
@@ -56,6 +53,7 @@ class Gatherer:
         interval: float,
         max_interval: float,
     ) -> None:
+        super().__init__()
         self._store = store
         self._lanes = lanes
         self._sources = sources
@@ -65,8 +63,6 @@ class Gatherer:
         self._claims = claims
         self._interval = self._poll = interval
         self._max_interval = max_interval
-        self._woken = asyncio.Event()
-        self._ending = False
         self._look_at = 0.0
         self._looked_at = -_NEVER
         self._known: dict[tuple[str, str, str | None], int] = {}
@@ -78,15 +74,6 @@ class Gatherer:
     def names(self) -> Collection[str]:
         """The tasks that take groups."""
         return self._lanes.keys()
-
-    def wake(self) -> None:
-        """Has the next round begin at once."""
-        self._woken.set()
-
-    def end(self) -> None:
-        """Has `run` return after the round under way."""
-        self._ending = True
-        self.wake()
 
     def doubt(self) -> None:
         """Has the next round look: something may have been missed."""
@@ -109,19 +96,12 @@ class Gatherer:
         self._look_when(due_at if past else due_at + self._patience, soonest=soonest)
 
     async def run(self) -> None:
-        """Goes round until `end`."""
-        pause = 0.1
-        while self._lanes and not self._ending:
-            self._woken.clear()
-            try:
-                rest = await self._round()
-                pause = 0.1
-            except StoreError as error:
-                _LOGGER.warning("no group claimed, trying again: %s", error)
-                self._look_at = 0.0
-                rest, pause = pause, min(pause * 2, _LONGEST_REST)
-            if rest > 0 and not self._ending:
-                await self._rest(min(rest, _LONGEST_REST))
+        """Goes round until `end`, or not at all where no task takes groups."""
+        if self._lanes:
+            await super().run()
+
+    def _failed(self) -> None:
+        self._look_at = 0.0
 
     async def _round(self) -> float:
         """Looks, if it is time to, and returns the seconds to rest."""
@@ -130,7 +110,7 @@ class Gatherer:
         ended = self._has_ended()
         free = [lane for lane in self._lanes.values() if lane.free]
         if not free:
-            return _LONGEST_REST
+            return LONGEST_REST
         loop = asyncio.get_running_loop()
         if ended or loop.time() >= self._look_at or self._may_go_on(free):
             await self._look(free)
@@ -254,10 +234,3 @@ class Gatherer:
         if when < self._look_at:
             self._look_at = when
             self.wake()
-
-    async def _rest(self, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self._woken.set)
-        try:
-            await self._woken.wait()
-        finally:
-            timer.cancel()

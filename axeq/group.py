@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from axeq.due import BOARD, Candidate, cancel_flawed
+from axeq.due import BOARD, Candidate, due_query, sound
 from axeq.duration import Duration, seconds
-from axeq.errors import ConfigurationError
+from axeq.number import whole
 from axeq.record import Document
 from axeq.wire import JOBS, Find, Op
 
@@ -40,9 +40,7 @@ class Group:
         object.__setattr__(self, "grace", seconds(self.grace, "grace"))
         if self.max_delay is not None:
             object.__setattr__(self, "max_delay", seconds(self.max_delay, "max_delay"))
-        size = self.max_size
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_GROUP:
-            raise ConfigurationError(f"max_size must be a whole number from 1 to {LARGEST_GROUP:,}, not {size!r}")
+        whole("max_size", self.max_size, 1, LARGEST_GROUP)
 
     @property
     def patience(self) -> timedelta:
@@ -112,23 +110,12 @@ def arrivals(queue: str, versions: Mapping[str, int], now: datetime) -> Op[list[
 
 
 def _page(queue: str, versions: Mapping[str, int], now: datetime) -> Op[list[Arrival]]:
-    names = list(versions)
-    query: Document = {
-        "queue": queue,
-        "name": names[0] if len(names) == 1 else {"$in": names},
-        "available_at": {"$lte": now},
-        "version": {"$lte": max(versions.values())},
-    }
-    find = Find(JOBS, query, _MEMBER, sort=[("priority", 1), ("available_at", 1)], limit=LARGEST_GROUP)
-    while True:
-        found = [(Candidate.of(document), document) for document in (yield find)]
-        flawed = [document["_id"] for candidate, document in found if candidate.flawed]
-        if not flawed or not (yield from cancel_flawed(flawed, now)):
-            break
+    query, order = due_query(queue, versions, now), [("priority", 1), ("available_at", 1)]
+    found = yield from sound(Find(JOBS, query, _MEMBER, sort=order, limit=LARGEST_GROUP), now)
     return [
         Arrival(candidate, _group_of(document))
         for candidate, document in found
-        if not candidate.flawed and candidate.version <= versions.get(candidate.name, 0)
+        if candidate.version <= versions.get(candidate.name, 0)
     ]
 
 

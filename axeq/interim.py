@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from axeq.clock import Clock
 from axeq.enqueue import PATIENCE
 from axeq.errors import LeaseLost
-from axeq.lifecycle import FENCE, Held, fence, lease_end
+from axeq.lifecycle import FENCE, Held, fence, fence_all, lease_end
 from axeq.record import Document
 from axeq.settlement import patiently
-from axeq.states import State
 from axeq.wire import JOBS, Call, Op, Update
 
 __all__ = ["beat", "keep", "report"]
@@ -29,13 +28,7 @@ def report(words: Sequence[tuple[Held, Document]]) -> Op[None]:
 
 def keep(held: Sequence[Held], state: Any, clock: Clock) -> Op[None]:
     """Stores the checkpoint of the jobs of one attempt, sent again until answered. Raises `LeaseLost`."""
-    tokens = list({job.token for job in held})
-    query: Mapping[str, Any] = {
-        "_id": {"$in": [job.id for job in held]},
-        "claim.token": {"$in": tokens},
-        "state": State.DEQUEUED.value,
-    }
-    command = Call(JOBS, "update_many", (query, {"$set": {"checkpoint": state}}))
+    command = Call(JOBS, "update_many", (fence_all(held), {"$set": {"checkpoint": state}}))
     result = yield from patiently(command, clock)
     if result.matched_count < len(held):
         raise LeaseLost(held[0].id, "another worker has it, or it is gone: its checkpoint is not stored")

@@ -30,6 +30,7 @@ __all__ = [
     "claim_one",
     "extend",
     "fence",
+    "fence_all",
     "flags",
     "lease_end",
     "owns",
@@ -159,6 +160,11 @@ def fence(held: Held) -> Document:
     return {"_id": held.id, "claim.token": held.token, "state": _DEQUEUED}
 
 
+def fence_all(held: Sequence[Held]) -> Document:
+    """Returns the filter that only the holder of all of these claims passes, for each of them."""
+    return {**_among(held), "state": _DEQUEUED}
+
+
 def extend(held: Sequence[Held], clock: Clock, *, lease: float, beside: Sequence[Held] = ()) -> Op[Holding]:
     """Moves the lease end of every held job to `lease` seconds from now, never to an earlier moment.
 
@@ -166,8 +172,7 @@ def extend(held: Sequence[Held], clock: Clock, *, lease: float, beside: Sequence
     """
     if not held:
         return (yield from flags(beside))
-    query = {**_among(held), "state": _DEQUEUED}
-    result = yield Call(JOBS, "update_many", (query, {"$max": {"available_at": lease_end(clock, lease)}}))
+    result = yield Call(JOBS, "update_many", (fence_all(held), {"$max": {"available_at": lease_end(clock, lease)}}))
     if result.matched_count >= len(held):
         return (yield from flags([*held, *beside]))
     documents = yield Find(JOBS, {"_id": {"$in": [job.id for job in held]}}, FENCE)

@@ -9,9 +9,10 @@ from typing import Any, TypedDict, cast
 from axeq.backoff import Curve, Exponential
 from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError
+from axeq.number import whole
 from axeq.outcome import Limits
 
-__all__ = ["LARGEST_RESULT", "Errors", "LimitOptions", "check_arguments", "is_async", "limits_of", "named", "whole"]
+__all__ = ["LARGEST_RESULT", "Errors", "LimitOptions", "check_arguments", "is_async", "limits_of", "named"]
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 """A class of exceptions, or a tuple of them, as `except` takes it."""
@@ -50,15 +51,6 @@ def limits_of(options: Mapping[str, Any]) -> Limits:
         retention=seconds(options.get("retention", 7 * 86_400), "retention"),
         cancelled_retention=seconds(options.get("cancelled_retention", 30 * 86_400), "cancelled_retention"),
     )
-
-
-def whole(option: str, value: int, least: int, most: int | None = None) -> int:
-    """Returns `value` if it is a whole number between `least` and `most`; raises `ConfigurationError` otherwise."""
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    if not fits or (most is not None and value > most):
-        bounds = f"from {least}" + (f" to {most}" if most is not None else "")
-        raise ConfigurationError(f"{option} must be a whole number {bounds}, not {value!r:.100}")
-    return value
 
 
 def _curve(options: Mapping[str, Any]) -> Curve:

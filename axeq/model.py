@@ -12,6 +12,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from axeq.codec import Codec, opened, plain, seal, size
 from axeq.errors import ConfigurationError, PayloadInvalid, PayloadTooLarge, ResultInvalid
+from axeq.number import whole
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -215,13 +216,7 @@ def _declared(options: dict[str, Any], model: str) -> dict[str, Any]:
     name = name_of(options["name"])
     if options["secrets"] not in ("refuse", "store"):
         raise ConfigurationError(f'secrets of {name!r} must be "refuse" or "store", not {options["secrets"]!r}')
-    return {**options, "name": name, "version": _version(name, options["version"])}
-
-
-def _version(name: str, version: int) -> int:
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ConfigurationError(f"version of {name!r} must be a whole number from 1, not {version!r}")
-    return version
+    return {**options, "name": name, "version": whole(f"version of {name!r}", options["version"], 1)}
 
 
 def _result_type(model: type[BaseModel]) -> Any:

@@ -22,6 +22,7 @@ from axeq.lifespan import Lifespan
 from axeq.outcome import Failed, Outcome, Snoozed, due
 from axeq.plan import Plan
 from axeq.record import Record
+from axeq.rounds import rest
 from axeq.shares import Shares
 from axeq.shift import create_indexes, crew_of
 from axeq.strangers import welcome
@@ -129,20 +130,16 @@ class OneShot:
         self._changed.set()
 
     async def _close(self) -> None:
-        await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
-        await asyncio.to_thread(self._leases.stop)
-        if self._lifespan is not None:
-            await self._lifespan.leave()
+        try:
+            await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
+        finally:
+            await asyncio.to_thread(self._leases.stop)
+            if self._lifespan is not None:
+                await self._lifespan.leave()
 
     async def _rest(self, seconds: float) -> None:
-        timer = self._loop.call_later(seconds, self._changed.set)
-        try:
-            await self._changed.wait()
-        finally:
-            timer.cancel()
-        for held in self._leases.lapsed():
-            self._crew.lose(held, "no extension was acknowledged for a whole lease")
-        self._crew.give_back_surplus()
+        await rest(self._changed, seconds)
+        self._crew.watch()
 
     async def _claim(self, room: int | None) -> tuple[int, float]:
         """Claims for up to `room` calls of handlers, and returns for how many it has, and in how many seconds more may

@@ -11,8 +11,8 @@ from axeq.codec import Codec, plain
 from axeq.duration import Duration, aware, seconds
 from axeq.enqueue import Conflict
 from axeq.errors import ConfigurationError
-from axeq.limits import whole
 from axeq.model import name_of
+from axeq.number import whole
 from axeq.record import identity
 from axeq.states import State
 
@@ -208,11 +208,7 @@ def _priority(priority: Any) -> int:
 
 
 def _attempts(most: Any) -> int | None:
-    if most is None:
-        return None
-    if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most <= _MOST_ATTEMPTS:
-        raise ConfigurationError(f"max_attempts must be a whole number from 0 to {_MOST_ATTEMPTS:,}, not {most!r:.100}")
-    return int(most)
+    return None if most is None else int(whole("max_attempts", most, 0, _MOST_ATTEMPTS))
 
 
 def _identity(value: Any) -> Any:

@@ -14,6 +14,7 @@ from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError
 from axeq.hooks import Hooks
 from axeq.model import name_of
+from axeq.number import whole
 from axeq.settings import duration, setting
 from axeq.store import Store
 from axeq.task import Handler, Task
@@ -156,20 +157,14 @@ def _weights(queues: Any, named: str) -> dict[str, int]:
     if len(set(names)) < len(names):
         raise ConfigurationError(f"{named} has one of {', '.join(sorted(set(names)))} twice")
     weights = queues if isinstance(queues, Mapping) else dict.fromkeys(names, 1)
-    return {name: _whole(f"{named}: the weight of {name!r}", weights[name], _HEAVIEST) for name in names}
+    return {name: whole(f"{named}: the weight of {name!r}", weights[name], 1, _HEAVIEST) for name in names}
 
 
 def _concurrency(most: int | None) -> int | None:
     if most is not None:
-        return _whole("concurrency", most, _MOST_PLACES)
+        return whole("concurrency", most, 1, _MOST_PLACES)
     most = setting("AXEQ_CONCURRENCY")
-    return None if most is None else _whole("AXEQ_CONCURRENCY", most, _MOST_PLACES)
-
-
-def _whole(what: str, value: Any, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ConfigurationError(f"{what} must be a whole number from 1 to {most}, not {value!r:.100}")
-    return value
+    return None if most is None else whole("AXEQ_CONCURRENCY", most, 1, _MOST_PLACES)
 
 
 def _flag(option: str, value: Any) -> bool:

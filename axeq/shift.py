@@ -177,7 +177,7 @@ class Shift:
             self._every(_CONTROLS_EVERY, self._read_controls),
             self._every(workers.HEARTBEAT, self._announce),
             self._every(self._unknown_every, self._look_after_unknown, at_once=True),
-            self._every(self._plan.lease / 10, self._watch_held),
+            self._every(self._plan.lease / 10, self._watch),
             self._every(self._plan.health_interval, self._check_health),
         ):
             self._background.append(self._loop.create_task(work))
@@ -306,12 +306,8 @@ class Shift:
         unconfirmed = None if self._leases.healthy else StoreUnavailable(self._store.place.host, "leases not confirmed")
         self._plan.hooks.tell("health", self._unhealthy or unconfirmed)
 
-    async def _watch_held(self) -> None:
-        if self._leases.failure is not None:
-            raise RuntimeError("the lease thread has failed") from self._leases.failure
-        for held in self._leases.lapsed():
-            self._crew.lose(held, "no extension was acknowledged for a whole lease")
-        self._crew.give_back_surplus()
+    async def _watch(self) -> None:
+        self._crew.watch()
 
     async def _every(
         self, period: float, work: Callable[[], Coroutine[Any, Any, None]], *, at_once: bool = False

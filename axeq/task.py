@@ -14,8 +14,9 @@ from axeq.duration import Duration, seconds
 from axeq.errors import ConfigurationError, HandlerInvalid
 from axeq.group import Group
 from axeq.handle import AsyncJob, Job
-from axeq.limits import LARGEST_RESULT, LimitOptions, check_arguments, is_async, limits_of, named, whole
+from axeq.limits import LARGEST_RESULT, LimitOptions, check_arguments, is_async, limits_of, named
 from axeq.model import Binding, M, Payload, R, bind
+from axeq.number import whole
 from axeq.outcome import Limits
 from axeq.periodic import LONGEST_PERIOD, SHORTEST_PERIOD
 

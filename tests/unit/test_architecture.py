@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "axeq"
 
 LAYERS: dict[str, tuple[str, ...]] = {
-    "words": ("late", "errors", "states", "priority", "clock", "duration", "backoff"),
+    "words": ("late", "errors", "number", "states", "priority", "clock", "duration", "backoff"),
     "documents": ("codec", "model", "record", "checkpoint", "settings"),
     "wire": (
         "commands",
@@ -91,6 +91,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "crew",
         "ceiling",
         "claims",
+        "rounds",
         "gatherer",
         "dispatcher",
         "ticker",
