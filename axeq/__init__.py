@@ -12,8 +12,14 @@ axeq.Queue(store).enqueue(Thumbnail(image="a.jpg"))
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from axeq.asyncqueue import AsyncQueue
-from axeq.errors import (
+from axeq.documents.model import Model
+from axeq.documents.record import Record
+from axeq.faces.asyncqueue import AsyncQueue
+from axeq.faces.handle import AsyncJob, Job
+from axeq.faces.queue import Queue
+from axeq.wire.store import Store
+from axeq.words import errors as errors
+from axeq.words.errors import (
     AccessDenied,
     AlreadyRunning,
     AxeqError,
@@ -40,21 +46,16 @@ from axeq.errors import (
     TaskExists,
     WaitTimeout,
 )
-from axeq.handle import AsyncJob, Job
-from axeq.model import Model
-from axeq.priority import Priority
-from axeq.queue import Queue
-from axeq.record import Record
-from axeq.states import Cancellation, Cause, Phase, State
-from axeq.store import Store
+from axeq.words.priority import Priority
+from axeq.words.states import Cancellation, Cause, Phase, State
 
 if TYPE_CHECKING:
-    from axeq import backoff
-    from axeq.context import Context
-    from axeq.group import Group
-    from axeq.lease import AsyncLease, Lease
-    from axeq.pool import Pool
-    from axeq.task import Task
+    from axeq.faces.context import Context
+    from axeq.faces.lease import AsyncLease, Lease
+    from axeq.faces.task import Task
+    from axeq.rules.group import Group
+    from axeq.running.pool import Pool
+    from axeq.words import backoff
 
 __all__ = [
     "AccessDenied",
@@ -104,14 +105,18 @@ __all__ = [
 ]
 
 _OF_WORKERS = {
-    "AsyncLease": "axeq.lease",
-    "Context": "axeq.context",
-    "Group": "axeq.group",
-    "Lease": "axeq.lease",
-    "Pool": "axeq.pool",
-    "Task": "axeq.task",
-    "backoff": "axeq.backoff",
+    "AsyncLease": "axeq.faces.lease",
+    "Context": "axeq.faces.context",
+    "Group": "axeq.rules.group",
+    "Lease": "axeq.faces.lease",
+    "Pool": "axeq.running.pool",
+    "Task": "axeq.faces.task",
+    "backoff": "axeq.words.backoff",
 }
+
+
+for _error in (vars(errors)[name] for name in errors.__all__ if name in __all__):
+    _error.__module__ = __name__  # a traceback shows the name by which users catch it
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from axeq.embedded import Home, open_embedded, take_lock
+from axeq.wire.embedded import Home, open_embedded, take_lock
 
 __all__ = ["mongodb"]
 

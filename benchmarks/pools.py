@@ -16,7 +16,7 @@ from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 import axeq
-from axeq import workers
+from axeq.rules import workers
 
 __all__ = ["Made", "Noop"]
 

@@ -19,7 +19,7 @@ from pools import Noop
 from pymongo import MongoClient
 
 import axeq
-from axeq.workers import HEARTBEAT
+from axeq.rules.workers import HEARTBEAT
 
 __all__ = ["FULL", "QUICK", "ROWS", "Bench", "Scale"]
 

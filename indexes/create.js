@@ -1,4 +1,4 @@
-// Creates axeq's indexes, for those whose application may not. Generated from axeq/indexes.py.
+// Creates axeq's indexes, for those whose application may not. Generated from axeq/rules/indexes.py.
 // mongosh "mongodb://localhost:27017/shop" indexes/create.js
 db.getCollection("jobs").createIndex({"queue": 1, "name": 1, "priority": 1, "available_at": 1, "version": 1, "lost": 1, "_id": 1}, {"name": "claim", "partialFilterExpression": {"available_at": {"$exists": true}}});
 db.getCollection("jobs").createIndex({"queue": 1, "available_at": 1}, {"name": "due", "partialFilterExpression": {"available_at": {"$exists": true}}});

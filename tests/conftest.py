@@ -17,9 +17,9 @@ import pytest
 from pymongo import pool_shared
 
 import axeq
-from axeq.capabilities import Capabilities, probe
-from axeq.codec import CODEC_OPTIONS
-from axeq.embedded import open_embedded
+from axeq.documents.codec import CODEC_OPTIONS
+from axeq.wire.capabilities import Capabilities, probe
+from axeq.wire.embedded import open_embedded
 from tests.support.driver import connect_or_close
 from tests.support.features import named_tests
 from tests.support.kinds import KINDS, NEEDS, why_not

@@ -47,7 +47,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def demo(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "axeq.cli", "demo", *arguments]
+    command = [sys.executable, "-m", "axeq.edges.cli", "demo", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
@@ -112,7 +112,7 @@ def heeds_ctrl_c() -> Iterator[None]:
 
 @pytest.fixture
 def running(environment: dict[str, str], heeds_ctrl_c: None) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-u", "-m", "axeq.cli", "demo"]
+    command = [sys.executable, "-u", "-m", "axeq.edges.cli", "demo"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     yield process

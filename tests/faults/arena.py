@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pymongo
 
 import axeq
-from axeq.codec import CODEC_OPTIONS
+from axeq.documents.codec import CODEC_OPTIONS
 from tests.faults.checker import Breach, Enqueued, Evidence, breaches
 from tests.faults.history import History
 from tests.faults.processes import Settings, Workers, until

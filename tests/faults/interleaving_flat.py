@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from axeq.record import Record
+from axeq.documents.record import Record
 
 from .interleaving_rules import Token, Underway, milliseconds_of
 

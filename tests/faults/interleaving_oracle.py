@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from axeq.record import Document
+from axeq.documents.record import Document
 
 from .interleaving_rules import LIMITS, Token, Underway, moment
 

@@ -11,16 +11,16 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-from axeq import lifecycle, manage
-from axeq.backoff import Constant
-from axeq.due import Candidate
-from axeq.enqueue import Draft, Stored, insert
-from axeq.errors import AxeqError, DuplicateKey, StoreUnavailable
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
-from axeq.record import Document, Record, failure
-from axeq.settlement import settle, settlement
-from axeq.states import Cause
-from axeq.wire import Command, Op
+from axeq.documents.record import Document, Record, failure
+from axeq.rules import lifecycle, manage
+from axeq.rules.due import Candidate
+from axeq.rules.enqueue import Draft, Stored, insert
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
+from axeq.rules.settlement import settle, settlement
+from axeq.wire.wire import Command, Op
+from axeq.words.backoff import Constant
+from axeq.words.errors import AxeqError, DuplicateKey, StoreUnavailable
+from axeq.words.states import Cause
 
 __all__ = [
     "DOUBT",

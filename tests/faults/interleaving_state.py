@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from axeq.outcome import judge
-from axeq.record import Document
-from axeq.wire import Command, Sleep
+from axeq.documents.record import Document
+from axeq.rules.outcome import judge
+from axeq.wire.wire import Command, Sleep
 
 from .interleaving_flat import Flat, flat
 from .interleaving_oracle import LIVE, Ledger, check_ended, check_stored, judged

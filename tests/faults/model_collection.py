@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from axeq.errors import DuplicateKey
-from axeq.record import Document
-from axeq.wire import JOBS, Call, Command, Find, Merge, Update
+from axeq.documents.record import Document
+from axeq.wire.wire import JOBS, Call, Command, Find, Merge, Update
+from axeq.words.errors import DuplicateKey
 
 __all__ = ["Collection", "Counted", "NotUnderstood", "matches", "updated"]
 

@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from axeq import lifecycle, manage
-from axeq.backoff import Exponential
-from axeq.due import Candidate, due_page
-from axeq.enqueue import Draft, insert
-from axeq.errors import JobNotFound, LabelTaken, StoreUnavailable
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed, judge
-from axeq.record import Document, Record, failure
-from axeq.settlement import settle, settlement
-from axeq.states import Cancellation, Cause
+from axeq.documents.record import Document, Record, failure
+from axeq.rules import lifecycle, manage
+from axeq.rules.due import Candidate, due_page
+from axeq.rules.enqueue import Draft, insert
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed, judge
+from axeq.rules.settlement import settle, settlement
+from axeq.words.backoff import Exponential
+from axeq.words.errors import JobNotFound, LabelTaken, StoreUnavailable
+from axeq.words.states import Cancellation, Cause
 
 from .model_reference import FINAL, LEGAL, Expected, Reference
 from .model_store import DOUBT, Fault, InMemory, OnMongomock, Time, World

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import mongomock
 
-from axeq import indexes
-from axeq.errors import DuplicateKey, StoreUnavailable
-from axeq.record import Document
-from axeq.simulated import SimulatedWire
-from axeq.wire import JOBS, Command, Find, Op, Place, Sleep, drive
+from axeq.documents.record import Document
+from axeq.rules import indexes
+from axeq.wire.simulated import SimulatedWire
+from axeq.wire.wire import JOBS, Command, Find, Op, Place, Sleep, drive
+from axeq.words.errors import DuplicateKey, StoreUnavailable
 
 from .model_collection import Collection
 

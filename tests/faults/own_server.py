@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from axeq import servers
+from axeq.wire import servers
 
 __all__ = ["OwnServer"]
 

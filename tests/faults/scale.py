@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from axeq import servers
-from axeq.errors import EmbeddedUnavailable
+from axeq.wire import servers
+from axeq.words.errors import EmbeddedUnavailable
 
 __all__ = ["FULL", "SLOW", "own_server_is_slow", "size"]
 

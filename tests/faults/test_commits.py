@@ -10,7 +10,7 @@ import pymongo
 import pytest
 
 import axeq
-from axeq.capabilities import Capabilities
+from axeq.wire.capabilities import Capabilities
 from tests.faults.proxy import Proxy
 from tests.faults.seeds import rng
 from tests.faults.toxics import Broken, Cut, Exchange, Toxic

@@ -13,14 +13,14 @@ import pytest
 from pymongo.errors import OperationFailure
 
 import axeq
-from axeq import manage
-from axeq.capabilities import Capabilities
-from axeq.due import Candidate
-from axeq.lifecycle import Held, claim_many, extend
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome
-from axeq.record import failure
-from axeq.settlement import settle, settlement
-from axeq.states import Cause
+from axeq.documents.record import failure
+from axeq.rules import manage
+from axeq.rules.due import Candidate
+from axeq.rules.lifecycle import Held, claim_many, extend
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome
+from axeq.rules.settlement import settle, settlement
+from axeq.wire.capabilities import Capabilities
+from axeq.words.states import Cause
 from tests.faults.arena import Arena
 from tests.faults.checker import reruns
 from tests.faults.processes import until

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import axeq
-from axeq.due import Candidate
-from axeq.lifecycle import Held, claim_one, extend
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
-from axeq.record import failure
-from axeq.settlement import settle, settlement
-from axeq.states import Cause
+from axeq.documents.record import failure
+from axeq.rules.due import Candidate
+from axeq.rules.lifecycle import Held, claim_one, extend
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
+from axeq.rules.settlement import settle, settlement
+from axeq.words.states import Cause
 from tests.faults.arena import Arena
 from tests.faults.checker import reruns
 from tests.faults.ledger import by_job

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import axeq
-from axeq.clock import milliseconds
-from axeq.codec import CODEC_OPTIONS
-from axeq.outcome import Failed, Limits
-from axeq.record import Record, failure
-from axeq.settlement import settlement
+from axeq.documents.codec import CODEC_OPTIONS
+from axeq.documents.record import Record, failure
+from axeq.rules.outcome import Failed, Limits
+from axeq.rules.settlement import settlement
+from axeq.words.clock import milliseconds
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, stored_probe
 from tests.support.waiting import DEADLINE, eventually

@@ -14,8 +14,8 @@ import pytest
 from .mutation_sites import Mutant, mutants, without_key
 from .mutation_trial import FENCE_TESTS, ROOT, STATE_TESTS, copied, failing
 
-FENCED = ("lifecycle", "settlement")
-MACHINE = ("states", "settlement", "lifecycle")
+FENCED = ("rules/lifecycle", "rules/settlement")
+MACHINE = ("words/states", "rules/settlement", "rules/lifecycle")
 KILLED = 0.9
 
 
@@ -52,7 +52,7 @@ def test_taking_the_token_out_of_the_fence_fails_tests_by_name(folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("module", "key"), [("settlement", "state"), ("lifecycle", "available_at"), ("lifecycle", "lost")]
+    ("module", "key"), [("rules/settlement", "state"), ("rules/lifecycle", "available_at"), ("rules/lifecycle", "lost")]
 )
 def test_taking_a_guard_out_fails_tests(folder: Path, module: str, key: str) -> None:
     failed = failing(folder, {module: without_key(source(module), key)}, FENCE_TESTS)

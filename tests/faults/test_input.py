@@ -14,11 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import axeq
-from axeq.backoff import Exponential
-from axeq.clock import milliseconds
-from axeq.outcome import Failed, Limits, Snoozed, describe
-from axeq.record import Record
-from axeq.settlement import settlement
+from axeq.documents.record import Record
+from axeq.rules.outcome import Failed, Limits, Snoozed, describe
+from axeq.rules.settlement import settlement
+from axeq.words.backoff import Exponential
+from axeq.words.clock import milliseconds
 from tests.support.pools import quick_pool, running
 from tests.support.waiting import DEADLINE
 from tests.unit.playing import NOW, ScriptedClock, held_job

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from axeq import lifecycle
-from axeq.wire import Call
+from axeq.rules import lifecycle
+from axeq.wire.wire import Call
 
 from .interleaving_explorer import Explored, explore
 from .interleaving_oracle import Broken

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from axeq import lifecycle, manage
-from axeq.batch import insert_many
-from axeq.due import Candidate
-from axeq.enqueue import Draft
-from axeq.record import Record
-from axeq.settlement import settle, settlement
-from axeq.states import Cancellation, Cause
-from axeq.wire import Call, Command, Find
+from axeq.documents.record import Record
+from axeq.rules import lifecycle, manage
+from axeq.rules.batch import insert_many
+from axeq.rules.due import Candidate
+from axeq.rules.enqueue import Draft
+from axeq.rules.settlement import settle, settlement
+from axeq.wire.wire import Call, Command, Find
+from axeq.words.states import Cancellation, Cause
 
 from .model_machine import LEASE, LIMITS, OUTCOMES, Machine
 from .model_reference import LEGAL

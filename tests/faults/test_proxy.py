@@ -11,7 +11,7 @@ import pymongo
 import pytest
 from pymongo.errors import AutoReconnect, NotPrimaryError, PyMongoError
 
-from axeq.capabilities import probe
+from axeq.wire.capabilities import probe
 from tests.faults.proxy import Proxy
 from tests.faults.seeds import rng
 from tests.faults.toxics import Bandwidth, BlackHole, Cut, Hold, Latency, NotPrimary, Slicer

@@ -48,8 +48,8 @@ if SETTINGS.get("skew"):
     falsify(SETTINGS["skew"])
 
 import axeq  # noqa: E402 - after the clock was falsified
-from axeq.crew import Crew  # noqa: E402
-from axeq.settler import Settler  # noqa: E402
+from axeq.attempts.settler import Settler  # noqa: E402
+from axeq.running.crew import Crew  # noqa: E402
 from tests.faults.ledger import Ledger  # noqa: E402
 from tests.faults.tasks import Crash, Overrun, Work, crash, overrun, work  # noqa: E402
 

@@ -20,8 +20,8 @@ if __name__ == "__main__":
 import pydantic
 
 import axeq
-import axeq.atomic
-import axeq.transaction
+from axeq.faces import atomic
+from axeq.rules import transaction
 
 ACCOUNTS = 3
 LIMIT = 2.0
@@ -124,7 +124,7 @@ def _perhaps_die(ctx: axeq.Context[Transfer, int], moment: Moment) -> None:
 
 def _mortal() -> None:
     """Has the process die around the commit of a job that says so."""
-    commit = axeq.transaction._commit
+    commit = transaction._commit
 
     def mortal() -> Iterator[Any]:
         if _dying == ["completed"]:
@@ -133,8 +133,8 @@ def _mortal() -> None:
         if _dying == ["committed"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    axeq.transaction._commit = mortal  # type: ignore[assignment]
-    axeq.transaction.LIMIT = axeq.atomic.LIMIT = LIMIT
+    transaction._commit = mortal  # type: ignore[assignment]
+    transaction.LIMIT = atomic.LIMIT = LIMIT
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def store(server_uri: str) -> Iterator[axeq.Store]:
 
 
 def _dropped() -> Iterator[object]:
-    from axeq.wire import JOBS, Call
+    from axeq.wire.wire import JOBS, Call
 
     yield Call(JOBS, "drop")
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import axeq
-from axeq import batch, isolation
+from axeq.rules import batch, isolation
 from tests.races.worker import Ledger
 
 

@@ -12,7 +12,7 @@ import pytest
 from pymongo.errors import OperationFailure, PyMongoError
 
 import axeq
-from axeq.capabilities import Capabilities
+from axeq.wire.capabilities import Capabilities
 
 from .bank import ACCOUNTS, LIMIT, Moment, Place, PlainTransfer, Transfer, Walk
 from .conftest import BANK, Workers, until

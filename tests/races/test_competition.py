@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import axeq
-from axeq.states import State
+from axeq.words.states import State
 
 from .conftest import Workers, until
 from .worker import Count

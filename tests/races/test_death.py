@@ -7,7 +7,7 @@ import signal
 import time
 
 import axeq
-from axeq.states import State
+from axeq.words.states import State
 
 from .conftest import Workers, until
 from .worker import Block, Poison, Slow, Stubborn

@@ -16,7 +16,7 @@ import pymongo
 import pytest
 
 import axeq
-from axeq import isolation
+from axeq.rules import isolation
 from tests.support.pools import python
 from tests.support.waiting import eventually
 

@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 import axeq
-from axeq.periodic import slot_start
-from axeq.states import State
+from axeq.rules.periodic import slot_start
+from axeq.words.states import State
 
 from .conftest import Workers, until
 from .group_worker import Piece

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import axeq
-from axeq.embedded import Home
+from axeq.wire.embedded import Home
 
 from .conftest import Workers, until
 from .worker import Count

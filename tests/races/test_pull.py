@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import axeq
-from axeq.states import State
+from axeq.words.states import State
 
 from .conftest import Workers, until
 from .worker import Poison

@@ -13,7 +13,7 @@ import pymongo
 import pytest
 
 import axeq
-from axeq.codec import CODEC_OPTIONS
+from axeq.documents.codec import CODEC_OPTIONS
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.sessions import Sessions

@@ -271,8 +271,8 @@ def test_a_handler_whose_lease_is_lost_leaves_nothing(
 def test_a_job_keeps_its_lease_while_its_transaction_is_open_and_afterwards(
     store: axeq.Store, shop: Shop, jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("axeq.transaction.LIMIT", 2.0)
-    monkeypatch.setattr("axeq.atomic.LIMIT", 2.0)
+    monkeypatch.setattr("axeq.rules.transaction.LIMIT", 2.0)
+    monkeypatch.setattr("axeq.faces.atomic.LIMIT", 2.0)
     ends: list[Any] = []
     pool = quick_pool(store, lease=1)
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 import axeq
-from axeq.capabilities import Capabilities
+from axeq.wire.capabilities import Capabilities
 from tests.support.masking import Mask
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe

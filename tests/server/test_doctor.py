@@ -10,8 +10,9 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 import axeq
-from axeq import capabilities, cli
-from axeq.capabilities import Finding, examine
+from axeq.edges import cli
+from axeq.wire import capabilities
+from axeq.wire.capabilities import Finding, examine
 from tests.support.probe import Probe
 
 

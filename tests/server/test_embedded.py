@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import pymongo
 import pytest
 
-from axeq import capabilities, servers
-from axeq.embedded import Home, Serving, open_embedded, take_lock
-from axeq.errors import EmbeddedUnavailable
+from axeq.wire import capabilities, servers
+from axeq.wire.embedded import Home, Serving, open_embedded, take_lock
+from axeq.words.errors import EmbeddedUnavailable
 
 T = TypeVar("T")
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -29,7 +29,7 @@ DEADLINE = 30.0
 
 HOLD = """
 import sys
-from axeq.embedded import open_embedded
+from axeq.wire.embedded import open_embedded
 with open_embedded(sys.argv[1]) as server:
     print(server.uri, flush=True)
     sys.stdin.read()
@@ -188,7 +188,7 @@ def test_a_client_that_reaches_no_server_is_an_error_of_axeq(shared: Path) -> No
 def test_a_forked_child_that_reads_the_uri_holds_the_server_by_itself(path: Path) -> None:
     script = """
 import os, sys
-from axeq.embedded import open_embedded
+from axeq.wire.embedded import open_embedded
 server = open_embedded(sys.argv[1])
 if os.fork() == 0:
     uri = server.uri
@@ -211,7 +211,7 @@ os.wait()
 def test_closing_frees_the_lock_though_a_forked_child_lives_on(path: Path) -> None:
     script = """
 import os, sys
-from axeq.embedded import open_embedded
+from axeq.wire.embedded import open_embedded
 server = open_embedded(sys.argv[1])
 if os.fork() == 0:
     sys.stdin.read()
@@ -383,7 +383,7 @@ def test_a_path_that_cannot_be_made_is_an_error_of_axeq(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_dev_prints_a_uri_that_answers_and_ends_well(shared: Path, number: int) -> None:
-    dev = start("-m", "axeq.cli", "dev", str(shared))
+    dev = start("-m", "axeq.edges.cli", "dev", str(shared))
 
     uri = first_line(dev)
     answered = greets(uri)
@@ -396,7 +396,7 @@ def test_dev_prints_a_uri_that_answers_and_ends_well(shared: Path, number: int) 
 
 def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "axeq.cli", "dev", str(tmp_path / "store")],
+        [sys.executable, "-m", "axeq.edges.cli", "dev", str(tmp_path / "store")],
         capture_output=True,
         text=True,
         check=False,

@@ -16,8 +16,8 @@ import pytest
 from pymongo.errors import OperationFailure, PyMongoError
 
 import axeq
-from axeq import servers
-from axeq.errors import EmbeddedUnavailable
+from axeq.wire import servers
+from axeq.words.errors import EmbeddedUnavailable
 from tests.support.pools import python, quick_pool
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually, settled
@@ -203,7 +203,7 @@ def test_the_command_line_never_shows_the_password(
     # A command that takes a path makes one.
     monkeypatch.chdir(tmp_path)
 
-    with python("-m", "axeq.cli", *command.split(), nowhere, AXEQ_URI=nowhere, AXEQ_MONGOD="/no/such") as process:
+    with python("-m", "axeq.edges.cli", *command.split(), nowhere, AXEQ_URI=nowhere, AXEQ_MONGOD="/no/such") as process:
         output, errors = process.communicate(timeout=DEADLINE)
 
     assert output + errors != ""

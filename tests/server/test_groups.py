@@ -12,7 +12,7 @@ import pytest
 
 import axeq
 from axeq import State
-from axeq.clock import milliseconds
+from axeq.words.clock import milliseconds
 from tests.support.masking import Mask
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, stored_probe

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq import leases, manage
+from axeq.attempts import leases
+from axeq.rules import manage
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread
 from tests.support.waiting import DEADLINE, eventually

@@ -11,12 +11,12 @@ import pymongo
 import pytest
 
 import axeq
-from axeq.backlog import Backlog
-from axeq.due import due_page, next_due
-from axeq.indexes import INDEXES
-from axeq.manage import dead, find, stats_by_task
-from axeq.states import State
-from axeq.wire import ISOLATIONS, JOBS
+from axeq.rules.backlog import Backlog
+from axeq.rules.due import due_page, next_due
+from axeq.rules.indexes import INDEXES
+from axeq.rules.manage import dead, find, stats_by_task
+from axeq.wire.wire import ISOLATIONS, JOBS
+from axeq.words.states import State
 from tests.support.probe import Probe
 from tests.support.waiting import settled
 

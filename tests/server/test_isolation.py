@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq import isolation
+from axeq.rules import isolation
 from tests.support.probe import Probe
 from tests.support.sessions import Sessions, transact
 from tests.support.waiting import aeventually, settled

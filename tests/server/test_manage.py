@@ -348,7 +348,7 @@ async def test_removing_a_running_job_costs_its_worker_the_lease(
 async def test_a_paused_queue_or_task_starts_nothing_until_it_is_resumed(
     queue: Any, store: axeq.Store, name: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("axeq.shift._CONTROLS_EVERY", 0.1)
+    monkeypatch.setattr("axeq.running.shift._CONTROLS_EVERY", 0.1)
 
     class Other(axeq.Model[int], name="other"):
         pass

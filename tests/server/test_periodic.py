@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq.errors import PayloadTooLarge
-from axeq.periodic import slot_start
+from axeq.rules.periodic import slot_start
+from axeq.words.errors import PayloadTooLarge
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually

@@ -14,7 +14,7 @@ import pytest
 
 import axeq
 from axeq import State
-from axeq.clock import milliseconds
+from axeq.words.clock import milliseconds
 from tests.support.pools import python, quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, aeventually, eventually
@@ -259,7 +259,7 @@ def test_a_job_announced_while_the_pool_reads_is_not_forgotten(
         return found
 
     monkeypatch.setattr(store, "arun", slow_reads)
-    monkeypatch.setattr("axeq.board.Board.offer", _noting(announced))
+    monkeypatch.setattr("axeq.supply.board.Board.offer", _noting(announced))
     with running(pool):
         eventually(lambda: jobs.find_one({"_id": job.id}) is not None)
 
@@ -267,7 +267,7 @@ def test_a_job_announced_while_the_pool_reads_is_not_forgotten(
 
 
 def _noting(announced: threading.Event) -> Callable[..., None]:
-    from axeq.board import Board
+    from axeq.supply.board import Board
 
     offer = Board.offer
 
@@ -358,7 +358,7 @@ def test_a_pool_runs_the_jobs_of_its_own_queue_only(store: axeq.Store) -> None:
 def test_a_pool_comes_back_in_time_to_what_it_has_put_back_though_nobody_tells_it(
     store: axeq.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("axeq.hints.Hints._heard", lambda self, change: None)
+    monkeypatch.setattr("axeq.supply.hints.Hints._heard", lambda self, change: None)
     pool = quick_pool(store)
     pool.add(axeq.Task(Probe, probe, min_delay=0.02, max_delay=0.02, max_attempts=12))
 

@@ -328,8 +328,8 @@ async def test_a_loop_hands_out_every_job_and_ends_when_nothing_comes(queue: Any
 
 
 async def test_a_loop_hears_at_once_of_what_its_store_enqueues(queue: Any, store: axeq.Store, monkeypatch: Any) -> None:
-    monkeypatch.setattr("axeq.consumer._SHORTEST_PAUSE", DEADLINE)
-    monkeypatch.setattr("axeq.consumer._LONGEST_PAUSE", DEADLINE)
+    monkeypatch.setattr("axeq.faces.consumer._SHORTEST_PAUSE", DEADLINE)
+    monkeypatch.setattr("axeq.faces.consumer._LONGEST_PAUSE", DEADLINE)
     consumer = queue.consume(Probe)
 
     def produce() -> None:

@@ -14,7 +14,7 @@ import bson
 import pytest
 
 import axeq
-from axeq.codec import CODEC_OPTIONS
+from axeq.documents.codec import CODEC_OPTIONS
 from tests.support.masking import Mask
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe

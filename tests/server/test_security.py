@@ -15,7 +15,7 @@ from bson.binary import Binary
 from pydantic import SecretStr
 
 import axeq
-from axeq.codec import CODEC_OPTIONS, SEALED
+from axeq.documents.codec import CODEC_OPTIONS, SEALED
 from tests.support.masking import Mask
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq.errors import DuplicateKey
-from axeq.wire import JOBS, Call, Find, Op, Transaction
+from axeq.wire.wire import JOBS, Call, Find, Op, Transaction
+from axeq.words.errors import DuplicateKey
 from tests.support.probe import stored_probe
 from tests.support.waiting import settled
 

@@ -24,8 +24,8 @@ class Strange(axeq.Model[Any], name="strange", version=7):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_UNKNOWN_EVERY", "_ADOPTED_EVERY"):
-        monkeypatch.setattr(f"axeq.shift.{name}", 0.2)
-    monkeypatch.setattr("axeq.workers.HEARTBEAT", 0.2)
+        monkeypatch.setattr(f"axeq.running.shift.{name}", 0.2)
+    monkeypatch.setattr("axeq.rules.workers.HEARTBEAT", 0.2)
 
 
 def pool_for(store: axeq.Store, **options: Any) -> axeq.Pool:

@@ -150,7 +150,7 @@ async def test_no_more_than_sixteen_waits_have_a_stream_at_once_and_the_others_p
 
 
 async def test_where_a_server_has_no_streams_a_wait_polls(queue: Any, store: axeq.Store, monkeypatch: Any) -> None:
-    monkeypatch.setattr("axeq.changes._has_streams", lambda client: False)
+    monkeypatch.setattr("axeq.wire.changes._has_streams", lambda client: False)
     job = await made(queue)
 
     with pytest.raises(axeq.JobCancelled), meanwhile(lambda: True, canceller(store, job)):
@@ -163,7 +163,7 @@ async def test_where_a_server_has_no_streams_a_wait_polls(queue: Any, store: axe
 async def test_a_stream_that_the_server_refuses_is_not_asked_for_again_at_once(
     queue: Any, store: axeq.Store, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("axeq.changes._pipeline", lambda ids: [{"$noSuchStage": {}}])
+    monkeypatch.setattr("axeq.wire.changes._pipeline", lambda ids: [{"$noSuchStage": {}}])
     job = await made(queue)
 
     with (

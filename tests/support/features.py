@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from axeq.capabilities import Capabilities
+from axeq.wire.capabilities import Capabilities
 from tests.support.kinds import KINDS, why_not
 
 __all__ = ["LATER", "OPEN", "Row", "named_tests", "never_runs", "rows"]

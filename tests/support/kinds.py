@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from axeq.capabilities import Capabilities
+from axeq.wire.capabilities import Capabilities
 
 __all__ = ["KINDS", "NEEDS", "why_not"]
 

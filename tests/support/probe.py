@@ -12,7 +12,7 @@ from typing import Any, Literal
 from bson import ObjectId
 
 import axeq
-from axeq.clock import milliseconds
+from axeq.words.clock import milliseconds
 
 __all__ = ["Probe", "probe", "probe_in_process", "probe_in_thread", "release_blocked", "stored_probe"]
 

@@ -11,9 +11,9 @@ import mongomock
 from bson.objectid import ObjectId
 from mongomock.filtering import filter_applies
 
-from axeq.errors import StoreUnavailable
-from axeq.record import Document, Record
-from axeq.wire import Call, Change, Command, Find, Op, Sleep, Transaction, drive
+from axeq.documents.record import Document, Record
+from axeq.wire.wire import Call, Change, Command, Find, Op, Sleep, Transaction, drive
+from axeq.words.errors import StoreUnavailable
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 DOUBT = timedelta(milliseconds=40)

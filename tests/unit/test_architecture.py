@@ -69,13 +69,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "context",
         "task",
     ),
-    "running": (
-        "lag",
-        "board",
-        "feed",
-        "hints",
-        "shares",
-        "source",
+    "supply": ("lag", "board", "feed", "hints", "shares", "source"),
+    "attempts": (
         "leases",
         "settler",
         "threads",
@@ -85,6 +80,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "executor",
         "together",
         "desk",
+    ),
+    "running": (
         "pace",
         "lane",
         "turns",
@@ -103,7 +100,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "edges": ("keeper", "measure", "screen", "demo", "cli"),
 }
-"""Modules in order: each may import only those before it."""
+"""The folders of axeq and their modules, in order: each module may import only those before it."""
 
 THIRD_PARTIES: dict[str, set[str]] = {
     "words": set(),
@@ -111,6 +108,8 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "wire": {"bson", "pymongo"},
     "rules": {"bson"},
     "faces": {"pydantic"},
+    "supply": set(),
+    "attempts": {"pydantic", "pymongo"},
     "running": {"pydantic", "pymongo"},
     "edges": {"click", "pydantic", "rich"},
 }
@@ -128,9 +127,13 @@ LONGEST_FUNCTION = 40
 every_module = pytest.mark.parametrize("module", ORDER)
 
 
+def path_of(module: str) -> Path:
+    return PACKAGE / f"{module}.py" if module == "__init__" else PACKAGE / layer_of(module) / f"{module}.py"
+
+
 @cache
 def tree(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text())
+    return ast.parse(path_of(module).read_text())
 
 
 def imports(module: str) -> Iterator[str]:
@@ -141,19 +144,17 @@ def imports(module: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"axeq.{module} imports relatively in line {node.lineno}"
             assert node.module is not None
-            yield from (
-                (f"{node.module}.{alias.name}" for alias in node.names) if node.module == "axeq" else [node.module]
-            )
+            folder = node.module.partition(".")[2] in ("", *LAYERS) and node.module.startswith("axeq")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names) if folder else [node.module]
 
 
 def siblings(module: str) -> set[str]:
     """Returns the modules of axeq that `module` imports."""
     found = set()
     for name in imports(module):
-        package, _, rest = name.partition(".")
+        package, *path = name.split(".")
         if package == "axeq":
-            sibling = rest.partition(".")[0]
-            found.add(sibling if sibling in ORDER else "__init__")
+            found.add(path[1] if path[0] in LAYERS else "__init__")
     return found
 
 
@@ -166,10 +167,19 @@ def functions(module: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def test_every_module_has_its_layer() -> None:
-    present = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")}
+    modules = {path_of(module) for module in ORDER}
+    folders = {PACKAGE / layer / "__init__.py" for layer in LAYERS}
 
-    assert present == set(ORDER)
+    assert set(PACKAGE.rglob("*.py")) == modules | folders
     assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_folder_says_what_it_is_for_and_nothing_else(layer: str) -> None:
+    said = ast.parse((PACKAGE / layer / "__init__.py").read_text())
+
+    assert ast.get_docstring(said)
+    assert len(said.body) == 1
 
 
 def test_the_design_page_shows_the_same_layers() -> None:
@@ -222,7 +232,7 @@ def test_a_module_says_what_it_is_for(module: str) -> None:
 
 @every_module
 def test_no_module_is_too_long_to_read(module: str) -> None:
-    lines = (PACKAGE / f"{module}.py").read_text().count("\n")
+    lines = path_of(module).read_text().count("\n")
 
     assert lines <= LONGEST_MODULE
 

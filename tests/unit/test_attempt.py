@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq.backoff import never
-from axeq.executor import Attempt, Executor, Stop
-from axeq.hands import Hands
-from axeq.hooks import Hooks
-from axeq.outcome import Cancelled, Failed, Outcome, Released, Snoozed
-from axeq.record import failure
-from axeq.states import Cause
-from axeq.together import Member, Together, execute_together
+from axeq.attempts.executor import Attempt, Executor, Stop
+from axeq.attempts.hooks import Hooks
+from axeq.attempts.together import Member, Together, execute_together
+from axeq.documents.record import failure
+from axeq.faces.hands import Hands
+from axeq.rules.outcome import Cancelled, Failed, Outcome, Released, Snoozed
+from axeq.words.backoff import never
+from axeq.words.states import Cause
 
 from .playing import DOUBT, NOW, ScriptedClock, held_record
 

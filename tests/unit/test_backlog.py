@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from axeq.backlog import Backlog
-from axeq.due import Candidate
-from axeq.record import Document
-from axeq.wire import Command, Find, drive
+from axeq.documents.record import Document
+from axeq.rules.backlog import Backlog
+from axeq.rules.due import Candidate
+from axeq.wire.wire import Command, Find, drive
 
 from .playing import NOW, given_job
 

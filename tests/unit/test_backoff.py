@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axeq import backoff
-from axeq.backoff import CLASSIC, Constant, Exponential, Linear, Sawtooth, gue, never, pause, sidekiq
-from axeq.errors import ConfigurationError
+from axeq.words.backoff import CLASSIC, Constant, Exponential, Linear, Sawtooth, gue, never, pause, sidekiq
+from axeq.words.errors import ConfigurationError
 
 from .playing import held_record
 

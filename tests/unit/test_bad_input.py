@@ -9,7 +9,7 @@ import mongomock
 import pytest
 
 import axeq
-from axeq.errors import ConfigurationError
+from axeq.words.errors import ConfigurationError
 from tests.support.waiting import settled
 
 

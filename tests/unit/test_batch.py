@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq.batch import insert_around, insert_joined, insert_many, insert_together
-from axeq.enqueue import Draft, Stored
-from axeq.errors import DuplicateKey, EnqueueUnknown, LabelTaken, StoreUnavailable
-from axeq.wire import Call, Command, Find, Transaction
+from axeq.rules.batch import insert_around, insert_joined, insert_many, insert_together
+from axeq.rules.enqueue import Draft, Stored
+from axeq.wire.wire import Call, Command, Find, Transaction
+from axeq.words.errors import DuplicateKey, EnqueueUnknown, LabelTaken, StoreUnavailable
 
 from .playing import UNANSWERED, UNSENT, ScriptedClock, given_job, play
 

@@ -17,7 +17,7 @@ import pymongo
 import pytest
 
 import axeq
-from axeq.callback import AsyncCallback, Callback
+from axeq.faces.callback import AsyncCallback, Callback
 from tests.support.pools import python
 
 

@@ -10,11 +10,12 @@ import mongomock
 import pytest
 
 import axeq
-from axeq import claims, lifecycle
-from axeq.ceiling import Ceiling
-from axeq.due import Candidate
-from axeq.record import Record
-from axeq.wire import Op, Sleep
+from axeq.documents.record import Record
+from axeq.rules import lifecycle
+from axeq.rules.due import Candidate
+from axeq.running import claims
+from axeq.running.ceiling import Ceiling
+from axeq.wire.wire import Op, Sleep
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import eventually

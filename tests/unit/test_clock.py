@@ -9,7 +9,7 @@ from bson.objectid import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axeq.clock import LocalClock, ServerClock, milliseconds
+from axeq.words.clock import LocalClock, ServerClock, milliseconds
 
 T0 = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

@@ -33,9 +33,9 @@ from pydantic import (
     TypeAdapter,
 )
 
-from axeq import codec
-from axeq.codec import CODEC_OPTIONS, plain, size
-from axeq.errors import PayloadInvalid
+from axeq.documents import codec
+from axeq.documents.codec import CODEC_OPTIONS, plain, size
+from axeq.words.errors import PayloadInvalid
 
 DOCS = Path(__file__).parents[2] / "docs" / "payloads.md"
 

@@ -10,14 +10,14 @@ import mongomock
 import pytest
 
 import axeq
-from axeq.context import Context
-from axeq.desk import Desk
-from axeq.errors import StoreUnavailable
-from axeq.executor import Attempt
-from axeq.leases import Leases
-from axeq.lifecycle import Held
-from axeq.record import Record
-from axeq.together import Member, Together
+from axeq.attempts.desk import Desk
+from axeq.attempts.executor import Attempt
+from axeq.attempts.leases import Leases
+from axeq.attempts.together import Member, Together
+from axeq.documents.record import Record
+from axeq.faces.context import Context
+from axeq.rules.lifecycle import Held
+from axeq.words.errors import StoreUnavailable
 from tests.support.probe import Probe, probe
 from tests.support.waiting import aeventually
 
@@ -39,7 +39,7 @@ async def store(database: Any) -> AsyncIterator[axeq.Store]:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("axeq.desk._EVERY", 0.01)
+    monkeypatch.setattr("axeq.attempts.desk._EVERY", 0.01)
 
 
 def desk_of(store: axeq.Store, leases: Leases) -> Desk:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from axeq.duration import aware, seconds
-from axeq.errors import ConfigurationError
+from axeq.words.duration import aware, seconds
+from axeq.words.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq.batch import insert_many
-from axeq.enqueue import PATIENCE, Draft, Stored, insert
-from axeq.errors import DuplicateKey, EnqueueUnknown, LabelTaken, StoreUnavailable
-from axeq.record import Record
-from axeq.wire import Call, Command, Find
+from axeq.documents.record import Record
+from axeq.rules.batch import insert_many
+from axeq.rules.enqueue import PATIENCE, Draft, Stored, insert
+from axeq.wire.wire import Call, Command, Find
+from axeq.words.errors import DuplicateKey, EnqueueUnknown, LabelTaken, StoreUnavailable
 
 from .playing import DOUBT, NOW, UNANSWERED, UNSENT, ScriptedClock, asked, given_job, matches, play, slept
 

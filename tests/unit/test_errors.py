@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axeq import errors
-from axeq.errors import AxeqError, StoreUnavailable, redact
+from axeq.words import errors
+from axeq.words.errors import AxeqError, StoreUnavailable, redact
 
 
 def subclasses(error: type[AxeqError]) -> set[type[AxeqError]]:
-    """Returns the errors of the tree: those of axeq.errors."""
+    """Returns the errors of the tree: those that axeq declares."""
     found = {error}.union(*(subclasses(each) for each in error.__subclasses__()))
-    return {each for each in found if each.__module__ == errors.__name__}
+    return {each for each in found if each in vars(errors).values()}
 
 
 PLAIN = [errors.ConfigurationError("timeout must be longer than 0 s"), errors.DuplicateKey([1, 4])]

@@ -10,10 +10,10 @@ from typing import Any
 import mongomock
 
 import axeq
-from axeq.board import Board
-from axeq.feed import Feed
-from axeq.hints import Hints
-from axeq.lag import RandomLag
+from axeq.supply.board import Board
+from axeq.supply.feed import Feed
+from axeq.supply.hints import Hints
+from axeq.supply.lag import RandomLag
 
 from .playing import NOW, ScriptedClock, matches
 

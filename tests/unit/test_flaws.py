@@ -12,17 +12,18 @@ import mongomock
 import pytest
 
 import axeq
-from axeq import claims, lifecycle
-from axeq.due import Candidate, due_page, next_due
-from axeq.enqueue import Draft, insert
-from axeq.errors import AccessDenied, Cancel, DuplicateKey, EnqueueUnknown, PayloadInvalid, Retry, StoreError
-from axeq.executor import Executor
-from axeq.lifecycle import Held, claim_many, flags
-from axeq.outcome import Cancelled, Completed, Failed, Flawed, Limits, decide, describe, end_flawed, judge
-from axeq.record import Document, Record, flaw, usual
-from axeq.settlement import Settled, settle, settlement
-from axeq.settler import Settler
-from axeq.wire import Call, Op
+from axeq.attempts.executor import Executor
+from axeq.attempts.settler import Settler
+from axeq.documents.record import Document, Record, flaw, usual
+from axeq.rules import lifecycle
+from axeq.rules.due import Candidate, due_page, next_due
+from axeq.rules.enqueue import Draft, insert
+from axeq.rules.lifecycle import Held, claim_many, flags
+from axeq.rules.outcome import Cancelled, Completed, Failed, Flawed, Limits, decide, describe, end_flawed, judge
+from axeq.rules.settlement import Settled, settle, settlement
+from axeq.running import claims
+from axeq.wire.wire import Call, Op
+from axeq.words.errors import AccessDenied, Cancel, DuplicateKey, EnqueueUnknown, PayloadInvalid, Retry, StoreError
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import axeq
-from axeq.due import Candidate
-from axeq.errors import ConfigurationError
-from axeq.group import LARGEST_GROUP, Arrival, Gathering, Group, arrivals, gather
-from axeq.lifecycle import claim_many
-from axeq.outcome import Completed, Failed, Limits, Released
-from axeq.settlement import settle, settlements
-from axeq.wire import Find
+from axeq.rules.due import Candidate
+from axeq.rules.group import LARGEST_GROUP, Arrival, Gathering, Group, arrivals, gather
+from axeq.rules.lifecycle import claim_many
+from axeq.rules.outcome import Completed, Failed, Limits, Released
+from axeq.rules.settlement import settle, settlements
+from axeq.wire.wire import Find
+from axeq.words.errors import ConfigurationError
 
 from .playing import NOW, Counted, ScriptedClock, given_job, held_record, play, with_token_of
 

@@ -9,8 +9,8 @@ import mongomock
 import pytest
 
 import axeq
-from axeq.consumer import _waker
-from axeq.hints import Hints
+from axeq.faces.consumer import _waker
+from axeq.supply.hints import Hints
 
 
 @pytest.fixture

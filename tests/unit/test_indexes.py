@@ -9,10 +9,10 @@ from typing import Any, TypeGuard
 
 import pytest
 
-from axeq import indexes
-from axeq.errors import AccessDenied, DuplicateKey, IndexMissing, StoreError
-from axeq.indexes import INDEXES
-from axeq.wire import ISOLATIONS, JOBS, Call, Find, Op, Place
+from axeq.rules import indexes
+from axeq.rules.indexes import INDEXES
+from axeq.wire.wire import ISOLATIONS, JOBS, Call, Find, Op, Place
+from axeq.words.errors import AccessDenied, DuplicateKey, IndexMissing, StoreError
 
 from .playing import given_job, matches, play
 

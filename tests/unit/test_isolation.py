@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from axeq.enqueue import Draft, Stored
-from axeq.errors import DuplicateKey, EnqueueUnknown, Isolated, LabelTaken, StoreUnavailable
-from axeq.isolation import VOID_AFTER, insert_isolated, insert_isolated_joined
-from axeq.wire import ISOLATIONS, JOBS, Call, Command, Find, Transaction
+from axeq.rules.enqueue import Draft, Stored
+from axeq.rules.isolation import VOID_AFTER, insert_isolated, insert_isolated_joined
+from axeq.wire.wire import ISOLATIONS, JOBS, Call, Command, Find, Transaction
+from axeq.words.errors import DuplicateKey, EnqueueUnknown, Isolated, LabelTaken, StoreUnavailable
 
 from .playing import DOUBT, NOW, UNANSWERED, UNSENT, Counted, ScriptedClock, given_job, matches, play
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from bson.objectid import ObjectId
 
-from axeq.board import Board
-from axeq.due import Candidate
-from axeq.lag import RandomLag, RankedLag
+from axeq.rules.due import Candidate
+from axeq.supply.board import Board
+from axeq.supply.lag import RandomLag, RankedLag
 
 from .playing import NOW
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq import pace as module
-from axeq.executor import Attempt
-from axeq.lane import Lane, Places
+from axeq.attempts.executor import Attempt
+from axeq.running import pace as module
+from axeq.running.lane import Lane, Places
 
 from .playing import held_record
 

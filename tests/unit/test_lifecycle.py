@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq.backoff import CLASSIC
-from axeq.due import Candidate, due_page, next_due, understood
-from axeq.enqueue import PATIENCE
-from axeq.errors import StoreUnavailable
-from axeq.lifecycle import Held, claim_many, claim_one, extend, flags
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
-from axeq.record import Document, Record, failure
-from axeq.settlement import Settlement, command_of, expiry, settle, settlement
-from axeq.states import Cause
-from axeq.wire import Call, Command, Find
+from axeq.documents.record import Document, Record, failure
+from axeq.rules.due import Candidate, due_page, next_due, understood
+from axeq.rules.enqueue import PATIENCE
+from axeq.rules.lifecycle import Held, claim_many, claim_one, extend, flags
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
+from axeq.rules.settlement import Settlement, command_of, expiry, settle, settlement
+from axeq.wire.wire import Call, Command, Find
+from axeq.words.backoff import CLASSIC
+from axeq.words.errors import StoreUnavailable
+from axeq.words.states import Cause
 
 from .playing import (
     DOUBT,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq import manage
-from axeq.errors import DuplicateKey, JobNotFound, LabelTaken
-from axeq.record import Document, Record, failure
-from axeq.states import Cancellation, State
-from axeq.wire import CONTROL, Call, Find
+from axeq.documents.record import Document, Record, failure
+from axeq.rules import manage
+from axeq.wire.wire import CONTROL, Call, Find
+from axeq.words.errors import DuplicateKey, JobNotFound, LabelTaken
+from axeq.words.states import Cancellation, State
 
 from .playing import (
     NOW,

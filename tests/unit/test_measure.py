@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from axeq.measure import KEPT, Function, Measured, measure_source
+from axeq.edges.measure import KEPT, Function, Measured, measure_source
 
 
 def measured(source: str) -> Measured:

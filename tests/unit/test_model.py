@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 import axeq
-from axeq.codec import CODEC_OPTIONS
-from axeq.errors import ConfigurationError, PayloadInvalid, PayloadTooLarge, ResultInvalid
-from axeq.model import Binding, bind, name_of
+from axeq.documents.codec import CODEC_OPTIONS
+from axeq.documents.model import Binding, bind, name_of
+from axeq.words.errors import ConfigurationError, PayloadInvalid, PayloadTooLarge, ResultInvalid
 
 LIMIT = 256 * 1024
 

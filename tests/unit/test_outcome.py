@@ -9,12 +9,23 @@ from typing import Any
 
 import pytest
 
-from axeq.backoff import Exponential, never
-from axeq.errors import Cancel, ResultInvalid, Retry, Snooze
-from axeq.outcome import Cancelled, Failed, Limits, Reported, Snoozed, decide, describe, expired_before, fault, judge
-from axeq.record import Record, failure
-from axeq.settlement import settlement
-from axeq.states import Cause
+from axeq.documents.record import Record, failure
+from axeq.rules.outcome import (
+    Cancelled,
+    Failed,
+    Limits,
+    Reported,
+    Snoozed,
+    decide,
+    describe,
+    expired_before,
+    fault,
+    judge,
+)
+from axeq.rules.settlement import settlement
+from axeq.words.backoff import Exponential, never
+from axeq.words.errors import Cancel, ResultInvalid, Retry, Snooze
+from axeq.words.states import Cause
 
 from .playing import NOW, ScriptedClock, changed, held_record
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import axeq
-from axeq.enqueue import Draft
-from axeq.errors import ConfigurationError, DuplicateKey, StoreUnavailable
-from axeq.lag import RandomLag
-from axeq.outcome import Limits
-from axeq.periodic import fill, kept, slot_id, slot_start
-from axeq.ticker import Ticker
-from axeq.wire import Call, Find, Op, drive
+from axeq.rules.enqueue import Draft
+from axeq.rules.outcome import Limits
+from axeq.rules.periodic import fill, kept, slot_id, slot_start
+from axeq.running.ticker import Ticker
+from axeq.supply.lag import RandomLag
+from axeq.wire.wire import Call, Find, Op, drive
+from axeq.words.errors import ConfigurationError, DuplicateKey, StoreUnavailable
 from tests.support.waiting import DEADLINE
 
 from .playing import ScriptedClock, play

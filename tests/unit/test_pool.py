@@ -96,7 +96,7 @@ def test_a_pool_leaves_no_thread_though_its_end_fails(monkeypatch: pytest.Monkey
     async def broken(self: Any, **_: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("axeq.crew.Crew.close", broken)
+    monkeypatch.setattr("axeq.running.crew.Crew.close", broken)
     pool = mock_pool()
     pool.stop()
 
@@ -114,7 +114,7 @@ def test_a_stop_during_a_start_that_fails_does_not_end_the_next_run(monkeypatch:
             pool.stop()
             raise axeq.StoreUnavailable("db", "no answer")
 
-        patched.setattr("axeq.shift.Shift._announce", failing)
+        patched.setattr("axeq.running.shift.Shift._announce", failing)
         with pytest.raises(axeq.StoreUnavailable):
             pool.run()
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from axeq.commands import CONTROL, Call, Find
-from axeq.errors import LeaseLost, StoreError, StoreUnavailable
-from axeq.interim import beat
-from axeq.lifecycle import Held
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome
-from axeq.pull import Puller, end, give_back, renew, take
-from axeq.record import Document, Record, failure
-from axeq.settlement import settlement
-from axeq.states import Cause, State
+from axeq.documents.record import Document, Record, failure
+from axeq.rules.interim import beat
+from axeq.rules.lifecycle import Held
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome
+from axeq.rules.pull import Puller, end, give_back, renew, take
+from axeq.rules.settlement import settlement
+from axeq.wire.commands import CONTROL, Call, Find
+from axeq.words.errors import LeaseLost, StoreError, StoreUnavailable
+from axeq.words.states import Cause, State
 
 from .playing import (
     UNANSWERED,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
-from axeq.record import FailedAttempt, Record, event, failure, phase_at
-from axeq.settlement import settlement
-from axeq.states import Cause, Phase
+from axeq.documents.record import FailedAttempt, Record, event, failure, phase_at
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
+from axeq.rules.settlement import settlement
+from axeq.words.states import Cause, Phase
 
 from .playing import NOW, ScriptedClock, changed, given_job, held_job, held_record
 

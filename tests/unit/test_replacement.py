@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from axeq.enqueue import Draft, Stored
-from axeq.errors import DuplicateKey, EnqueueUnknown, LabelTaken
-from axeq.replacement import replace
-from axeq.wire import Call, Command, Find
+from axeq.rules.enqueue import Draft, Stored
+from axeq.rules.replacement import replace
+from axeq.wire.wire import Call, Command, Find
+from axeq.words.errors import DuplicateKey, EnqueueUnknown, LabelTaken
 
 from .playing import NOW, UNANSWERED, UNSENT, ScriptedClock, changed, given_job, held_job, matches, play
 

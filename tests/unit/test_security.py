@@ -24,15 +24,18 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 import axeq
-from axeq import codec, embedded, errors, manage, servers
-from axeq.clients import transport
-from axeq.codec import SEALED, is_sealed, opened, seal
-from axeq.errors import redact
-from axeq.model import bind
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Snoozed, decide, describe, sealed
-from axeq.record import Record, failure, opened_failure, sealed_failure
-from axeq.settlement import settlement
-from axeq.states import Cause
+from axeq.documents import codec
+from axeq.documents.codec import SEALED, is_sealed, opened, seal
+from axeq.documents.model import bind
+from axeq.documents.record import Record, failure, opened_failure, sealed_failure
+from axeq.rules import manage
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Snoozed, decide, describe, sealed
+from axeq.rules.settlement import settlement
+from axeq.wire import embedded, servers
+from axeq.wire.clients import transport
+from axeq.words import errors
+from axeq.words.errors import redact
+from axeq.words.states import Cause
 from tests.support.masking import Mask
 
 from .playing import ScriptedClock, changed, held_record
@@ -88,7 +91,7 @@ def queue(jobs: Any) -> axeq.Queue:
 
 
 def sources() -> Iterator[tuple[str, ast.AST]]:
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             yield path.stem, node
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from axeq import servers
-from axeq.errors import EmbeddedUnavailable
-from axeq.servers import Kind, Program
+from axeq.wire import servers
+from axeq.wire.servers import Kind, Program
+from axeq.words.errors import EmbeddedUnavailable
 
 
 def program(folder: Path, name: str) -> str:

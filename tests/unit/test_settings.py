@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq.settings import VARIABLES, setting
+from axeq.documents.settings import VARIABLES, setting
 
 URI = "mongodb://db.example:27017/shop"
 NONSENSE = {
@@ -109,6 +109,6 @@ def test_queues_are_read_with_and_without_weights(
 
 
 def test_every_variable_is_explained_where_it_is_read() -> None:
-    from axeq import settings
+    from axeq.documents import settings
 
     assert [variable for variable in VARIABLES if f"`{variable}`" not in (settings.__doc__ or "")] == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axeq.shares import Shares
+from axeq.supply.shares import Shares
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 20), min_size=1)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from axeq.enqueue import Draft
-from axeq.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
-from axeq.record import failure
-from axeq.settlement import settlement
-from axeq.states import FINAL, LIVE, TRANSITIONS, Cause, State, sources
+from axeq.documents.record import failure
+from axeq.rules.enqueue import Draft
+from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
+from axeq.rules.settlement import settlement
+from axeq.words.states import FINAL, LIVE, TRANSITIONS, Cause, State, sources
 
 from .playing import ScriptedClock, held_record
 

@@ -10,9 +10,9 @@ import mongomock
 import pytest
 
 import axeq
-from axeq.commands import Command, Op
-from axeq.strangers import park, served, welcome
-from axeq.workers import Serving, announce, leave
+from axeq.rules.strangers import park, served, welcome
+from axeq.rules.workers import Serving, announce, leave
+from axeq.wire.commands import Command, Op
 
 FAR = timedelta(minutes=4)
 
@@ -162,7 +162,7 @@ def test_a_running_job_is_not_parked(store: axeq.Store) -> None:
 
 
 def test_more_jobs_than_a_page_are_all_parked(store: axeq.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("axeq.strangers._PAGE", 10)
+    monkeypatch.setattr("axeq.rules.strangers._PAGE", 10)
     axeq.Queue(store).enqueue_many([Other() for _ in range(35)])
 
     assert parked(store) == {"other": 35}

@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 import axeq
-from axeq.backoff import Constant, Exponential, Linear, gue, sidekiq
-from axeq.errors import ConfigurationError, HandlerInvalid
-from axeq.outcome import Limits
+from axeq.rules.outcome import Limits
+from axeq.words.backoff import Constant, Exponential, Linear, gue, sidekiq
+from axeq.words.errors import ConfigurationError, HandlerInvalid
 
 
 class Made(BaseModel):

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from axeq.commands import Abort, Begin, Commit, Joined
-from axeq.enqueue import PATIENCE
-from axeq.errors import LeaseLost, PayloadInvalid, StoreError
-from axeq.interim import keep, report
-from axeq.lifecycle import Held
-from axeq.outcome import Collision, Completed, Failed, Limits, Outcome, Released, Snoozed, decide
-from axeq.record import Document, Record, failure
-from axeq.settlement import Settlement, command_of, settle, settlement
-from axeq.transaction import LIMIT, Ending, concluded, opened
-from axeq.wire import Call, Find, Update, drive
+from axeq.documents.record import Document, Record, failure
+from axeq.rules.enqueue import PATIENCE
+from axeq.rules.interim import keep, report
+from axeq.rules.lifecycle import Held
+from axeq.rules.outcome import Collision, Completed, Failed, Limits, Outcome, Released, Snoozed, decide
+from axeq.rules.settlement import Settlement, command_of, settle, settlement
+from axeq.rules.transaction import LIMIT, Ending, concluded, opened
+from axeq.wire.commands import Abort, Begin, Commit, Joined
+from axeq.wire.wire import Call, Find, Update, drive
+from axeq.words.errors import LeaseLost, PayloadInvalid, StoreError
 
 from .playing import DOUBT, NOW, UNANSWERED, Counted, ScriptedClock, changed, held_job, matches, play, slept
 

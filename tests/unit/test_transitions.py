@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from axeq.states import TRANSITIONS, sources
+from axeq.words.states import TRANSITIONS, sources
 
 EDGES = {
     "dequeue": ({"enqueued", "failed", "dequeued"}, "dequeued"),

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import axeq
-from axeq.board import Board
-from axeq.due import Candidate
-from axeq.lag import RandomLag
-from axeq.lane import Lane, Places
-from axeq.source import Source
-from axeq.turns import Basket, Turns
+from axeq.rules.due import Candidate
+from axeq.running.lane import Lane, Places
+from axeq.running.turns import Basket, Turns
+from axeq.supply.board import Board
+from axeq.supply.lag import RandomLag
+from axeq.supply.source import Source
 
 from .playing import NOW, ScriptedClock
 

@@ -10,8 +10,8 @@ import mongomock
 import pytest
 
 import axeq
-from axeq.unknown import Unknown
-from axeq.workers import Serving, announce, leave
+from axeq.rules.workers import Serving, announce, leave
+from axeq.running.unknown import Unknown
 
 
 class Feed:
@@ -44,7 +44,7 @@ def store() -> Iterator[axeq.Store]:
 
 @pytest.fixture(autouse=True)
 def two_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("axeq.unknown._MOST_ADOPTED", 2)
+    monkeypatch.setattr("axeq.running.unknown._MOST_ADOPTED", 2)
 
 
 def unknown_of(store: axeq.Store, *queues: str) -> Unknown:

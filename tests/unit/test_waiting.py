@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from axeq.commands import Change, Command, Find
-from axeq.errors import JobCancelled, JobGone, JobNotFound, StoreUnavailable, WaitTimeout
-from axeq.record import Document, failure
-from axeq.states import State
-from axeq.waiting import wait, wait_many
+from axeq.documents.record import Document, failure
+from axeq.rules.waiting import wait, wait_many
+from axeq.wire.commands import Change, Command, Find
+from axeq.words.errors import JobCancelled, JobGone, JobNotFound, StoreUnavailable, WaitTimeout
+from axeq.words.states import State
 
 from .playing import NOW, UNANSWERED, ScriptedClock, given_job, held_job, play, slept
 

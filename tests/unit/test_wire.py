@@ -12,9 +12,10 @@ import pytest
 from pymongo import errors as driver
 
 import axeq
-from axeq import wire
-from axeq.clock import LocalClock
-from axeq.errors import (
+from axeq.wire import wire
+from axeq.wire.wire import JOBS, Call, Command, Find, Op, Place, Sleep, Transaction, adrive, drive
+from axeq.words.clock import LocalClock
+from axeq.words.errors import (
     AccessDenied,
     AxeqError,
     DuplicateKey,
@@ -23,7 +24,6 @@ from axeq.errors import (
     StoreError,
     StoreUnavailable,
 )
-from axeq.wire import JOBS, Call, Command, Find, Op, Place, Sleep, Transaction, adrive, drive
 
 PLACE = Place("shop", host="db.example:27017")
 COMMAND = Find(JOBS, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from axeq.workers import Serving, announce, leave, live
+from axeq.rules.workers import Serving, announce, leave, live
 
 from .playing import NOW, ScriptedClock, matches, play
 

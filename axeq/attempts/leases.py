@@ -1,0 +1,153 @@
+"""The lease thread: extends what the pool holds, from outside the pool's loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from axeq.rules.lifecycle import Held, Holding, extend, flags
+from axeq.wire.store import Store
+from axeq.words.errors import StoreError
+
+__all__ = ["Leases"]
+
+_LOGGER = logging.getLogger("axeq.leases")
+_FLAGS_EVERY = 1.0
+
+
+class Leases:
+    """The leases that a pool holds, kept alive by a thread with a client of its own.
+
+    A handler that blocks the pool's loop so keeps its job, and a killed process loses its jobs within one
+    `lease` (seconds). `report` is called in the thread with what each beat learned.
+    """
+
+    def __init__(self, store: Store, *, lease: float, report: Callable[[Holding], None]) -> None:
+        self._store = store
+        self._lease = lease
+        self._report = report
+        self._lock = threading.Lock()
+        self._held: dict[Any, Held] = {}
+        self._confirmed: dict[Any, float] = {}
+        self._suspended: dict[Any, float] = {}
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="axeq-leases", daemon=True)
+        self.failure: Exception | None = None
+        """What ended the thread, where it was not told to end."""
+        self.healthy = True
+        """Whether the server has acknowledged the last extension; a pool claims nothing while it has not."""
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, once its command under way has; blocks at most for that command's deadline."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def hold(self, jobs: Iterable[Held], *, since: float) -> None:
+        """Takes on jobs whose claim was sent at `since` (monotonic)."""
+        with self._lock:
+            for job in jobs:
+                self._held[job.id] = job
+                self._confirmed[job.id] = since
+
+    def drop(self, ids: Iterable[Any]) -> None:
+        """Lets go of jobs: their leases are no longer extended."""
+        with self._lock:
+            for identity in ids:
+                self._held.pop(identity, None)
+                self._confirmed.pop(identity, None)
+                self._suspended.pop(identity, None)
+
+    def suspend(self, ids: Iterable[Any], seconds: float) -> None:
+        """Does not extend jobs for so long, or until `resume`: a write would undo their handler's transaction."""
+        until = time.monotonic() + seconds
+        with self._lock:
+            self._suspended.update(dict.fromkeys(ids, until))
+
+    def resume(self, ids: Iterable[Any]) -> None:
+        """Extends jobs again, from the next beat on."""
+        with self._lock:
+            for identity in ids:
+                self._suspended.pop(identity, None)
+
+    def confirm(self, ids: Iterable[Any], moment: float) -> None:
+        """Notes that somebody else has extended jobs to a lease from `moment` (monotonic)."""
+        with self._lock:
+            self._confirmed.update((identity, moment) for identity in ids if identity in self._held)
+
+    def lapsed(self) -> list[Held]:
+        """Returns the claims whose extension has gone without acknowledgement for a whole lease."""
+        horizon = time.monotonic() - self._lease
+        with self._lock:
+            return [self._held[identity] for identity, moment in self._confirmed.items() if moment <= horizon]
+
+    def _run(self) -> None:
+        try:
+            self._keep()
+        except Exception as error:  # noqa: BLE001 - nobody would hear of it in a thread, and every lease would lapse
+            self.healthy = False
+            self.failure = error
+
+    def _keep(self) -> None:
+        beat = self._lease / 3
+        tick = min(_FLAGS_EVERY, beat)
+        wire = self._store.spare_wire(timeout=max(beat, 0.5))
+        next_beat = time.monotonic() + beat
+        try:
+            while not self._ending.wait(min(tick, max(next_beat - time.monotonic(), 0))):
+                late = time.monotonic() - next_beat
+                if late > beat:
+                    _LOGGER.warning(
+                        "lease beat %.1f s late: code that holds the GIL for long belongs in executor='process'",
+                        late,
+                    )
+                if late >= 0 or not self.healthy:
+                    self._beat(wire, extending=True)
+                    next_beat = time.monotonic() + beat
+                else:
+                    self._beat(wire, extending=False)
+        finally:
+            wire.close()
+
+    def _beat(self, wire: Any, *, extending: bool) -> None:
+        with self._lock:
+            held, beside = self._apart() if self._suspended else (list(self._held.values()), [])
+        if not held and not beside:
+            self.healthy = True
+            return
+        sent = time.monotonic()
+        try:
+            clock = self._store.clock
+            rule = extend(held, clock, lease=self._lease, beside=beside) if extending else flags([*held, *beside])
+            holding: Holding = wire.run(rule)
+        except StoreError as error:
+            if extending:
+                self.healthy = False
+            _LOGGER.warning("leases of %d jobs not confirmed: %s", len(held), error)
+            return
+        if extending:
+            self.healthy = True
+            self._confirm([job for job in held if job not in holding.lost], sent)
+        if holding.lost or holding.cancelled:
+            self._report(holding)
+
+    def _apart(self) -> tuple[list[Held], list[Held]]:
+        """Returns the jobs to extend, and those that are suspended."""
+        now = time.monotonic()
+        apart: tuple[list[Held], list[Held]] = ([], [])
+        for held in self._held.values():
+            apart[self._suspended.get(held.id, 0.0) > now].append(held)
+        return apart
+
+    def _confirm(self, held: Iterable[Held], sent: float) -> None:
+        with self._lock:
+            for job in held:
+                if self._held.get(job.id) == job:
+                    self._confirmed[job.id] = max(sent, self._confirmed.get(job.id, 0.0))

@@ -1,0 +1,1 @@
+"""What is stored: records, payloads, checkpoints; and what the environment sets."""

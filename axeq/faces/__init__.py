@@ -1,0 +1,1 @@
+"""What users hold: queues, jobs, leases, tasks and the handler's context."""

@@ -1,0 +1,1 @@
+"""What becomes of jobs: each command that axeq sends, as generators that know neither sync nor async."""

@@ -1,0 +1,1 @@
+"""Pools: how many attempts, of which jobs, from the start to the end."""

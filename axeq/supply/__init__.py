@@ -1,0 +1,1 @@
+"""Which jobs are due: what a pool has read, heard and left to others."""

@@ -1,0 +1,1 @@
+"""The way to the server: commands, clients, stores, and the servers that axeq starts itself."""
