@@ -15,6 +15,7 @@ import axeq
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
 
 CONTRACT = [
     "An enqueue that returned, or whose transaction committed with majority, is never lost.",
@@ -111,3 +112,10 @@ def test_make_help_lists_what_the_readme_and_contributors_are_told(target: str) 
     listing = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert re.search(rf"^{target}\s+\S", listing, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_link_to_a_file_of_the_project_leads_to_one(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
