@@ -1,27 +1,19 @@
-"""A worker process that moves money in transactions, and walks with checkpoints: `bank.py URI LEDGER LEASE WORKERS`.
-Prints `ready`, logs to standard error.
-"""
+"""A worker process that moves money in transactions, and walks with checkpoints: `bank URI LEDGER LEASE WORKERS`."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import pydantic
 
 import axeq
 from axeq.faces import atomic
 from axeq.rules import transaction
+from tests.races.serving import Ledger, serve
 
 ACCOUNTS = 3
 LIMIT = 2.0
@@ -58,7 +50,7 @@ class Place(pydantic.BaseModel):
     at: datetime
 
 
-def build(store: axeq.Store, *, lease: float, workers: int) -> axeq.Pool:
+def build(store: axeq.Store, _ledger: Ledger, lease: float, workers: int) -> axeq.Pool:
     pool = axeq.Pool(store, lease=lease, drain=1, max_lag=0)
 
     @pool.task(Transfer, workers=workers, max_attempts=1)
@@ -137,21 +129,6 @@ def _mortal() -> None:
     transaction.LIMIT = atomic.LIMIT = LIMIT
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    uri, _, lease, workers = sys.argv[1:]
-    _mortal()
-    store = axeq.Store(uri)
-    pool = build(store, lease=float(lease), workers=int(workers))
-
-    def announce() -> None:
-        pool.ready.wait()
-        print("ready", flush=True)
-
-    threading.Thread(target=announce, daemon=True).start()
-    pool.run()
-    store.close()
-
-
 if __name__ == "__main__":
-    main()
+    _mortal()
+    serve(build)

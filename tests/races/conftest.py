@@ -16,8 +16,7 @@ import pytest
 
 import axeq
 
-WORKER = Path(__file__).with_name("worker.py")
-BANK = Path(__file__).with_name("bank.py")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Event:
@@ -36,11 +35,12 @@ class Workers:
         self.ledger.touch()
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *, lease: float = 30, workers: int = 4, program: Path = WORKER) -> subprocess.Popen[str]:
+    def start(self, *, lease: float = 30, workers: int = 4, program: str = "worker") -> subprocess.Popen[str]:
         log = (self.folder / f"worker-{len(self.processes)}.log").open("w")
         with log:
             process = subprocess.Popen(
-                [sys.executable, str(program), self.uri, str(self.ledger), str(lease), str(workers)],
+                [sys.executable, "-m", f"tests.races.{program}", self.uri, str(self.ledger), str(lease), str(workers)],
+                cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

@@ -17,7 +17,7 @@ from typing import Any
 
 import axeq
 from axeq.rules import batch, isolation
-from tests.races.worker import Ledger
+from tests.races.serving import Ledger
 
 
 class Step(axeq.Model[None], name="step"):

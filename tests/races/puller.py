@@ -1,4 +1,4 @@
-"""A process that pulls jobs for the race tests: `puller.py URI LEDGER LEASE BATCH`. Prints `ready`.
+"""A process that pulls jobs for the race tests: `puller URI LEDGER LEASE BATCH`. Prints `ready`.
 
 Every job is written to the ledger when it is handed out and when it has completed. A job that `kills` takes the
 process with it.
@@ -11,7 +11,8 @@ import signal
 import sys
 
 import axeq
-from tests.races.worker import Ledger, Poison
+from tests.races.serving import Ledger
+from tests.races.worker import Poison
 
 
 def main() -> None:

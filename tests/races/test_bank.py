@@ -15,7 +15,7 @@ import axeq
 from axeq.wire.capabilities import Capabilities
 
 from .bank import ACCOUNTS, LIMIT, Moment, Place, PlainTransfer, Transfer, Walk
-from .conftest import BANK, Workers, until
+from .conftest import Workers, until
 
 FUNDS = 1000
 LEASE = 1.0
@@ -73,7 +73,7 @@ def test_transfers_of_several_processes_happen_once_each_with_what_follows(
         kinds[number % 2](source=number % ACCOUNTS, target=(number + 1 + number % 2) % ACCOUNTS, amount=number // 2 % 7)
         for number in range(60)
     ]
-    started = [workers.start(workers=3, program=BANK) for _ in range(3)]
+    started = [workers.start(workers=3, program="bank") for _ in range(3)]
     for process in started:
         workers.ready(process)
 
@@ -99,14 +99,14 @@ def test_transfers_of_several_processes_happen_once_each_with_what_follows(
 def test_a_process_killed_in_a_transaction_has_done_all_of_it_or_nothing(
     queue: axeq.Queue, workers: Workers, bank: Bank, reaping: bool, dies: Moment, runs_again: bool
 ) -> None:
-    victim = workers.ready(workers.start(lease=LEASE, workers=1, program=BANK))
+    victim = workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
     job = queue.enqueue(Transfer(source=0, target=1, amount=5, dies=dies))
 
     assert victim.wait(30) == -9
     if not reaping:
         bank.forget_the_dead()
     left = (bank.accounts, len(bank.transfers("moves")), len(queue.find(name="receipt")), job.refresh().state)
-    workers.ready(workers.start(lease=LEASE, workers=1, program=BANK))
+    workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
     job.wait(40)
     until(lambda: bank.transfers("receipts") == [str(job.id)], seconds=30, what="the receipt")
 
@@ -118,11 +118,11 @@ def test_a_process_killed_in_a_transaction_has_done_all_of_it_or_nothing(
 
 
 def test_a_checkpoint_survives_kill_9_and_is_given_to_the_next_attempt(queue: axeq.Queue, workers: Workers) -> None:
-    victim = workers.ready(workers.start(lease=LEASE, workers=1, program=BANK))
+    victim = workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
     job = queue.enqueue(Walk())
 
     assert victim.wait(30) == -9
-    workers.ready(workers.start(lease=LEASE, workers=1, program=BANK))
+    workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
 
     assert job.wait(40) == [repr(Place(page=3, at=datetime(2026, 1, 1, tzinfo=UTC)))]
     assert (job.attempts, job.checkpoint) == (1, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
-from pathlib import Path
 
 import axeq
 from axeq.rules.periodic import slot_start
@@ -13,7 +12,6 @@ from axeq.words.states import State
 from .conftest import Workers, until
 from .group_worker import Piece
 
-PROGRAM = Path(__file__).with_name("group_worker.py")
 LEASE = 1.5
 
 
@@ -38,7 +36,7 @@ def test_each_job_is_in_one_call_of_one_process_while_producers_keep_adding(
     queue: axeq.Queue, workers: Workers
 ) -> None:
     for _ in range(4):
-        workers.start(program=PROGRAM, workers=2)
+        workers.start(program="group_worker", workers=2)
     jobs: list[axeq.Job[Piece, int]] = []
     for number in range(60):
         pieces = [Piece(number=number * 10 + place) for place in range(10)]
@@ -56,12 +54,12 @@ def test_each_job_is_in_one_call_of_one_process_while_producers_keep_adding(
 def test_the_jobs_of_a_killed_call_are_handled_again_together_and_complete_once(
     queue: axeq.Queue, workers: Workers
 ) -> None:
-    victim = workers.ready(workers.start(program=PROGRAM, lease=LEASE))
+    victim = workers.ready(workers.start(program="group_worker", lease=LEASE))
     jobs = queue.enqueue_many([Piece(number=number, seconds=3) for number in range(20)], group="g")
     until(lambda: len(calls(workers)) == 1, seconds=20, what="the call began")
 
     victim.kill()
-    workers.start(program=PROGRAM, lease=LEASE)
+    workers.start(program="group_worker", lease=LEASE)
     until(lambda: completed(queue, jobs), seconds=60, what=f"all jobs completed: {queue.stats()}")
 
     everyone = {str(job.id) for job in jobs}
@@ -79,7 +77,7 @@ def test_a_poison_job_of_a_group_ends_exhausted_alone_and_its_neighbours_complet
     def over() -> bool:
         running = workers.processes[-1:]
         if not running or running[0].poll() is not None:
-            workers.start(program=PROGRAM, lease=0.6)
+            workers.start(program="group_worker", lease=0.6)
         return all(job.refresh().final for job in jobs)
 
     until(over, seconds=120, what=f"all jobs ended: {queue.stats()}")
@@ -95,12 +93,12 @@ def test_each_slot_has_one_job_though_its_pools_are_killed_and_started_again(
     queue: axeq.Queue, workers: Workers
 ) -> None:
     for _ in range(3):
-        workers.ready(workers.start(program=PROGRAM, lease=LEASE))
+        workers.ready(workers.start(program="group_worker", lease=LEASE))
     for _ in range(4):
         count = len(workers.events("beat"))
         until(lambda count=count: len(workers.events("beat")) > count, seconds=20, what="a beat")  # type: ignore[misc]
         workers.processes[-3].kill()  # at any moment of its tick
-        workers.ready(workers.start(program=PROGRAM, lease=LEASE))
+        workers.ready(workers.start(program="group_worker", lease=LEASE))
     workers.processes[-1].terminate()
     until(lambda: queue.stats()[State.COMPLETED] >= 12, seconds=30, what="twelve slots")
     for process in workers.processes:

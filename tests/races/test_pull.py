@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import axeq
 from axeq.words.states import State
 
 from .conftest import Workers, until
 from .worker import Poison
 
-PULLER = Path(__file__).with_name("puller.py")
 BATCH = 5
 JOBS = 300
 PROCESSES = 4
@@ -25,7 +22,7 @@ def test_four_processes_pull_each_of_three_hundred_jobs_once(queue: axeq.Queue, 
     jobs = queue.enqueue_many([Poison() for _ in range(JOBS)])
 
     for _ in range(PROCESSES):
-        workers.start(lease=30, workers=BATCH, program=PULLER)
+        workers.start(lease=30, workers=BATCH, program="puller")
     until(lambda: ended(queue, JOBS), seconds=120, what="all jobs ended")
 
     runs = workers.by_job("run")
@@ -38,13 +35,13 @@ def test_the_jobs_of_pullers_that_were_killed_go_to_others_and_the_poison_ends_a
     queue: axeq.Queue, workers: Workers
 ) -> None:
     jobs = queue.enqueue_many([Poison(kills=number == 20) for number in range(60)])
-    killed = [workers.ready(workers.start(lease=2, workers=BATCH, program=PULLER)) for _ in range(2)]
+    killed = [workers.ready(workers.start(lease=2, workers=BATCH, program="puller")) for _ in range(2)]
     until(lambda: len(workers.events("run")) > 4, seconds=60, what="both at work")
     killed[0].kill()
 
     def all_ended() -> bool:
         if all(process.poll() is not None for process in workers.processes):
-            workers.ready(workers.start(lease=2, workers=BATCH, program=PULLER))
+            workers.ready(workers.start(lease=2, workers=BATCH, program="puller"))
         return ended(queue, len(jobs))
 
     until(all_ended, seconds=120, what="all jobs ended")

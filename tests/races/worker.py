@@ -1,19 +1,15 @@
-"""A worker process for the race tests: `worker.py URI LEDGER LEASE WORKERS`. Prints `ready`, logs to standard error.
-
-Every handler writes to the ledger, a file opened for appending, so that the tests know what ran without asking axeq.
-"""
+"""A worker process for the race tests: `worker URI LEDGER LEASE WORKERS`. Every handler writes to the ledger."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import sys
 import threading
 import time
 
 import axeq
+from tests.races.serving import Ledger, serve
 
 
 class Count(axeq.Model[int], name="count"):
@@ -36,17 +32,7 @@ class Stubborn(axeq.Model[None], name="stubborn"):
     seconds: float
 
 
-class Ledger:
-    """One line per event: what happened, the job, the process, the moment (monotonic, the same for all processes)."""
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def write(self, event: str, job: object) -> None:
-        os.write(self.descriptor, f"{event} {job} {os.getpid()} {time.monotonic()}\n".encode())
-
-
-def build(store: axeq.Store, ledger: Ledger, *, lease: float, workers: int) -> axeq.Pool:
+def build(store: axeq.Store, ledger: Ledger, lease: float, workers: int) -> axeq.Pool:
     pool = axeq.Pool(store, lease=lease, drain=1, max_lag=0)
 
     @pool.task(Count, workers=workers)
@@ -83,20 +69,5 @@ def build(store: axeq.Store, ledger: Ledger, *, lease: float, workers: int) -> a
     return pool
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    uri, path, lease, workers = sys.argv[1:]
-    store = axeq.Store(uri)
-    pool = build(store, Ledger(path), lease=float(lease), workers=int(workers))
-
-    def announce() -> None:
-        pool.ready.wait()
-        print("ready", flush=True)
-
-    threading.Thread(target=announce, daemon=True).start()
-    pool.run()
-    store.close()
-
-
 if __name__ == "__main__":
-    main()
+    serve(build)

@@ -14,10 +14,12 @@ import pytest
 
 import axeq
 from axeq.documents.codec import CODEC_OPTIONS
-from tests.support.pools import quick_pool, running
-from tests.support.probe import Probe, probe
+from tests.support.pools import probe_pool, running
+from tests.support.probe import Probe, probe, probe_in_thread
 from tests.support.sessions import Sessions
 from tests.support.waiting import DEADLINE
+
+HANDLERS = {"loop": probe, "thread": probe_in_thread}
 
 
 @pytest.fixture
@@ -54,6 +56,12 @@ def aging_jobs(aging: Aging | None) -> Aging:
     return aging
 
 
+@pytest.fixture(params=HANDLERS)
+def handler(request: pytest.FixtureRequest) -> Any:
+    """The handler of `Probe`, async and plain."""
+    return HANDLERS[request.param]
+
+
 @pytest.fixture
 def plain_store(uri: str) -> Iterator[axeq.Store]:
     """A store from a URI, for what does not depend on its kind."""
@@ -71,9 +79,7 @@ def _aged(uri: str, jobs: Any) -> Aging:
     with axeq.Store(uri) as store:
         queue = axeq.Queue(store)
         made = [queue.enqueue(Probe(), retention=1) for _ in range(2)]
-        pool = quick_pool(store)
-        pool.add(axeq.Task(Probe, probe))
-        with running(pool):
+        with running(probe_pool(store)):
             for job in made:
                 job.wait(DEADLINE)
         made[1].retry()

@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field
 from pymongo.write_concern import WriteConcern
 
 import axeq
-from tests.support.pools import quick_pool, running
-from tests.support.probe import Probe, probe
+from tests.support.pools import probe_pool, quick_pool, running
+from tests.support.probe import Probe
 from tests.support.sessions import Sessions, transact
 from tests.support.waiting import DEADLINE, aeventually, settled
 
@@ -63,12 +63,6 @@ INVALID_OPTIONS: list[dict[str, Any]] = [
     {"retention": -5},
     {"delayed": 3},
 ]
-
-
-def pool_for(store: axeq.Store, **options: Any) -> axeq.Pool:
-    pool = quick_pool(store)
-    pool.add(axeq.Task(Probe, probe, **options))
-    return pool
 
 
 def recording(store: axeq.Store, order: list[Any], **options: Any) -> axeq.Pool:
@@ -127,7 +121,7 @@ async def test_many_jobs_are_stored_in_their_order(queue: Any, jobs: Any) -> Non
 
 
 async def test_a_delayed_job_never_starts_before_its_time(queue: Any, store: axeq.Store) -> None:
-    with running(pool_for(store)):
+    with running(probe_pool(store)):
         job = await settled(queue.enqueue(Probe(), delay=0.6))
         done = await settled(queue.wait(job.id, timeout=DEADLINE))
 
@@ -138,7 +132,7 @@ async def test_a_delayed_job_never_starts_before_its_time(queue: Any, store: axe
 async def test_a_job_starts_at_the_moment_given(queue: Any, store: axeq.Store) -> None:
     moment = datetime.now(UTC) + timedelta(seconds=0.6)
 
-    with running(pool_for(store)):
+    with running(probe_pool(store)):
         job = await settled(queue.enqueue(Probe(), run_at=moment))
         done = await settled(queue.wait(job.id, timeout=DEADLINE))
 
@@ -191,7 +185,7 @@ async def test_a_label_is_taken_while_its_job_is_live(queue: Any, jobs: Any) -> 
 @pytest.mark.parametrize("outcome", ["ok", "cancel"])
 async def test_a_label_is_free_once_its_job_has_ended(queue: Any, store: axeq.Store, outcome: Any) -> None:
     first = await settled(queue.enqueue(Probe(outcome=outcome), label="one"))
-    with running(pool_for(store)):
+    with running(probe_pool(store)):
         await aeventually(lambda: _is_final(queue, first.id))
 
     second = await settled(queue.enqueue(Probe(), label="one"))
@@ -201,7 +195,7 @@ async def test_a_label_is_free_once_its_job_has_ended(queue: Any, store: axeq.St
 
 async def test_a_label_stays_taken_by_a_job_that_will_be_retried(queue: Any, store: axeq.Store) -> None:
     first = await settled(queue.enqueue(Probe(outcome="raise"), label="one"))
-    with running(pool_for(store, min_delay=600)):
+    with running(probe_pool(store, min_delay=600)):
         await aeventually(lambda: _is_in(queue, first.id, axeq.State.FAILED))
 
     with pytest.raises(axeq.LabelTaken):
@@ -259,7 +253,7 @@ async def test_an_id_makes_the_enqueue_idempotent(queue: Any, jobs: Any) -> None
 
 @pytest.mark.parametrize("id", [uuid.UUID(int=7), b"seven", 7], ids=repr)
 async def test_a_job_is_found_run_and_removed_by_an_id_of_any_type(queue: Any, store: axeq.Store, id: Any) -> None:
-    with running(pool_for(store)):
+    with running(probe_pool(store)):
         job = await settled(queue.enqueue(Probe(value=1), id=id))
 
         assert await settled(job.wait(DEADLINE)) == 1
@@ -316,7 +310,7 @@ async def test_a_job_of_a_transaction_is_seen_and_run_once_it_commits(
         assert jobs.count_documents({}) == 0
         return [job, *many]
 
-    with running(pool_for(store)):
+    with running(probe_pool(store)):
         made = await transact(queue, sessions, work)
 
         done = [await settled(queue.wait(job.id, timeout=DEADLINE)) for job in made]

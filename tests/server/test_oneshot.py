@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import axeq
-from tests.support.pools import quick_pool, running
-from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe
+from tests.support.pools import probe_pool, quick_pool, running
+from tests.support.probe import Probe, probe, probe_in_process, stored_probe
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = pytest.mark.kinds("uri", "mongomock")
@@ -27,17 +27,6 @@ class Newer(axeq.Model[int], name="newer", version=2):
     pass
 
 
-@pytest.fixture(params=[probe, probe_in_thread], ids=["async", "plain"])
-def handler(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-def pool_for(store: axeq.Store, handler: Any = probe, **options: Any) -> axeq.Pool:
-    pool = quick_pool(store)
-    pool.add(axeq.Task(Probe, handler, **options))
-    return pool
-
-
 def states(*jobs: Any) -> list[str]:
     return [str(job.refresh().state) for job in jobs]
 
@@ -47,11 +36,11 @@ def test_drain_runs_all_that_is_due_and_returns_the_number_of_attempts(store: ax
     due = queue.enqueue_many([Probe(value=number) for number in range(30)])
     later = queue.enqueue(Probe(), delay=600)
 
-    assert pool_for(store, handler).drain() == 30
+    assert probe_pool(store, handler).drain() == 30
 
     assert [job.refresh().result for job in due] == list(range(30))
     assert states(later) == ["enqueued"]
-    assert pool_for(store, handler).drain() == 0
+    assert probe_pool(store, handler).drain() == 0
 
 
 def test_drain_runs_what_handlers_enqueue_for_now_meanwhile(store: axeq.Store) -> None:
@@ -83,7 +72,7 @@ def test_drain_does_not_wait_for_what_another_pool_runs_though_its_lease_is_shor
         theirs = queue.enqueue(Probe())
         eventually(lambda: states(theirs) == ["dequeued"])
 
-        drained = pool_for(store, group=group).drain()
+        drained = probe_pool(store, group=group).drain()
         found = states(theirs)
         opened.set()
 
@@ -97,7 +86,7 @@ def test_drain_leaves_what_fails_or_is_put_off_until_later(store: axeq.Store) ->
     snoozing = queue.enqueue(Probe(outcome="snooze", delay=0.001))
     cancelling = queue.enqueue(Probe(outcome="cancel"))
 
-    assert pool_for(store, min_delay=0.001, max_delay=0.001).drain() == 4
+    assert probe_pool(store, min_delay=0.001, max_delay=0.001).drain() == 4
 
     assert states(failing, retrying, snoozing, cancelling) == ["failed", "failed", "enqueued", "cancelled"]
 
@@ -105,7 +94,7 @@ def test_drain_leaves_what_fails_or_is_put_off_until_later(store: axeq.Store) ->
 def test_drain_tries_again_what_is_to_be_tried_at_once_until_it_is_exhausted(store: axeq.Store) -> None:
     job = axeq.Queue(store).enqueue(Probe(outcome="retry", delay=0))
 
-    assert pool_for(store, max_attempts=3).drain() == 3
+    assert probe_pool(store, max_attempts=3).drain() == 3
 
     assert (job.refresh().state, job.cause) == ("cancelled", "exhausted")
 
@@ -113,7 +102,7 @@ def test_drain_tries_again_what_is_to_be_tried_at_once_until_it_is_exhausted(sto
 def test_work_one_runs_the_first_job_in_order_and_says_whether_there_was_one(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
     second, first = queue.enqueue(Probe(value=2)), queue.enqueue(Probe(value=1), priority=-5)
-    pool = pool_for(store)
+    pool = probe_pool(store)
 
     assert pool.work_one()
     assert states(first, second) == ["completed", "enqueued"]
@@ -125,7 +114,7 @@ def test_work_one_runs_the_first_job_in_order_and_says_whether_there_was_one(sto
 async def test_both_have_an_async_form_for_a_running_loop(store: axeq.Store) -> None:
     queue = axeq.AsyncQueue(store)
     await queue.enqueue_many([Probe() for _ in range(3)])
-    pool = pool_for(store)
+    pool = probe_pool(store)
 
     assert await pool.awork_one()
     assert await pool.adrain() == 2
@@ -136,7 +125,7 @@ async def test_both_have_an_async_form_for_a_running_loop(store: axeq.Store) -> 
 def test_a_pause_holds_for_both(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
     job = queue.enqueue(Probe())
-    pool = pool_for(store)
+    pool = probe_pool(store)
 
     for name in (None, "probe"):
         queue.pause(name)
@@ -149,7 +138,7 @@ def test_a_pause_holds_for_both(store: axeq.Store) -> None:
 
 
 def test_jobs_of_other_tasks_queues_and_newer_versions_are_left_alone(store: axeq.Store, jobs: Any) -> None:
-    pool = pool_for(store)
+    pool = probe_pool(store)
     pool.add(axeq.Task(Newer, lambda ctx: 0))
     others = [
         stored_probe(name="unheard-of"),
@@ -168,7 +157,7 @@ def test_a_job_that_has_lost_leases_is_judged_as_in_a_pool(store: axeq.Store, jo
     once, often = stored_probe(lost=1, attempts=1), stored_probe(lost=6, attempts=1)
     spoilt = stored_probe(data={"outcome": "unheard of"})
     jobs.insert_many([once, often, spoilt])
-    pool = pool_for(store)
+    pool = probe_pool(store)
 
     assert pool.drain() == 1
 
@@ -184,7 +173,7 @@ def test_a_job_whose_worker_died_is_run_by_drain_once_its_lease_has_lapsed(store
     alive["available_at"] += timedelta(hours=1)
     jobs.insert_many([held, alive])
 
-    assert pool_for(store).drain() == 1
+    assert probe_pool(store).drain() == 1
 
     assert jobs.find_one({"_id": held["_id"]})["state"] == "completed"
     assert jobs.find_one({"_id": alive["_id"]})["state"] == "dequeued"
@@ -197,7 +186,7 @@ def test_drain_runs_what_was_parked_until_a_pool_comes_that_understands_it(store
     with running(stranger):
         eventually(lambda: jobs.count_documents({"_id": job.id, "parked": {"$exists": True}}) == 1)
 
-    assert pool_for(store).drain() == 1
+    assert probe_pool(store).drain() == 1
 
     assert states(job) == ["completed"]
 
@@ -279,7 +268,7 @@ def test_stop_ends_a_drain_and_what_runs_is_given_back(store: axeq.Store) -> Non
 
 
 def test_neither_is_allowed_while_the_pool_runs(store: axeq.Store) -> None:
-    pool = pool_for(store)
+    pool = probe_pool(store)
 
     with running(pool):
         with pytest.raises(axeq.AlreadyRunning):
@@ -292,7 +281,7 @@ def test_neither_is_allowed_while_the_pool_runs(store: axeq.Store) -> None:
 def test_drain_runs_handlers_in_processes_too(store: axeq.Store) -> None:
     job = axeq.Queue(store).enqueue(Probe(value=7))
 
-    assert pool_for(store, probe_in_process, executor="process").drain() == 1
+    assert probe_pool(store, probe_in_process, executor="process").drain() == 1
 
     assert job.refresh().result == 7
 
@@ -301,7 +290,7 @@ def test_drain_runs_handlers_in_processes_too(store: axeq.Store) -> None:
 def test_drains_that_race_run_each_job_once(store: axeq.Store, caplog: pytest.LogCaptureFixture) -> None:
     axeq.Queue(store).enqueue_many([Probe() for _ in range(60)])
     counts: list[int] = []
-    pools = [pool_for(store, workers=5) for _ in range(3)]
+    pools = [probe_pool(store, workers=5) for _ in range(3)]
     threads = [threading.Thread(target=lambda pool=pool: counts.append(pool.drain())) for pool in pools]
 
     with caplog.at_level(logging.WARNING):

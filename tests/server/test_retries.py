@@ -16,17 +16,15 @@ import pytest
 import axeq
 from axeq.documents.codec import CODEC_OPTIONS
 from tests.support.masking import Mask
-from tests.support.pools import quick_pool, running
-from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe
-from tests.support.waiting import DEADLINE, eventually, settled
+from tests.support.pools import probe_pool, quick_pool, running
+from tests.support.probe import Probe, probe_in_process, stored_probe
+from tests.support.waiting import DEADLINE, cancelled, eventually, in_state, settled
 
 pytestmark = pytest.mark.kinds("uri", "mongomock")
 """Nothing of it depends on how a store was opened."""
 
 SECRET = "s3cr3t-w0rd"  # a test's own
 OVER = timedelta(milliseconds=300)
-
-HANDLERS = {"loop": probe, "thread": probe_in_thread}
 
 
 class Pages(axeq.Model[list[int]], name="pages"):
@@ -41,28 +39,6 @@ class RefusedError(ConnectionError):
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(f"{host}:{port} refused")
-
-
-@pytest.fixture(params=HANDLERS)
-def handler(request: pytest.FixtureRequest) -> Any:
-    return HANDLERS[request.param]
-
-
-def pool_for(store: axeq.Store, handler: Any = probe, **options: Any) -> axeq.Pool:
-    pool = quick_pool(store)
-    pool.add(axeq.Task(Probe, handler, **options))
-    return pool
-
-
-def cancelled(job: axeq.Job[Any, Any]) -> axeq.JobCancelled:
-    with pytest.raises(axeq.JobCancelled) as caught:
-        job.wait(DEADLINE)
-    return caught.value
-
-
-def in_state(job: axeq.Job[Any, Any], state: axeq.State) -> axeq.Job[Any, Any]:
-    eventually(lambda: job.refresh().state == state)
-    return job
 
 
 def visit(ctx: axeq.Context[Pages, list[int]]) -> list[int]:
@@ -83,7 +59,7 @@ def test_a_tasks_own_backoff_says_when_a_job_is_tried_again(store: axeq.Store) -
         told.append((attempt, str(error), job.id))
         return timedelta(minutes=10)
 
-    with running(pool_for(store, backoff=wait)):
+    with running(probe_pool(store, backoff=wait)):
         job = in_state(axeq.Queue(store).enqueue(Probe(outcome="raise", value="broken")), axeq.State.FAILED)
 
     assert told == [(1, "broken", job.id)]
@@ -93,7 +69,7 @@ def test_a_tasks_own_backoff_says_when_a_job_is_tried_again(store: axeq.Store) -
 
 
 def test_a_job_that_its_backoff_gives_up_ends_with_its_error(store: axeq.Store) -> None:
-    with running(pool_for(store, backoff=lambda attempt, error, job: 0 if attempt < 3 else None)):
+    with running(probe_pool(store, backoff=lambda attempt, error, job: 0 if attempt < 3 else None)):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise", value="broken"))
         error = cancelled(job)
 
@@ -107,7 +83,7 @@ def test_a_backoff_that_raises_loses_neither_the_attempts_error_nor_its_own_mist
     def wait(attempt: int, error: BaseException, job: axeq.Record) -> float:
         raise SystemExit(SECRET)
 
-    with running(pool_for(plain_store, backoff=wait)):
+    with running(probe_pool(plain_store, backoff=wait)):
         job = in_state(axeq.Queue(plain_store).enqueue(Probe(outcome="raise", value="broken")), axeq.State.FAILED)
 
         assert axeq.Queue(plain_store).enqueue(Probe(value="alive")).wait(DEADLINE) == "alive"
@@ -128,7 +104,7 @@ def test_each_25th_failure_of_a_job_without_a_limit_is_in_the_log(
     )
     queue = axeq.Queue(plain_store)
 
-    with running(pool_for(plain_store, backoff=lambda attempt, error, job: 0 if attempt < 26 else 600)):
+    with running(probe_pool(plain_store, backoff=lambda attempt, error, job: 0 if attempt < 26 else 600)):
         for identity in ("warned", "limited"):
             eventually(lambda identity=identity: queue.get(identity).attempts == 26)
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -140,7 +116,7 @@ def test_each_25th_failure_of_a_job_without_a_limit_is_in_the_log(
 
 
 def test_a_job_is_tried_again_only_after_the_exceptions_that_its_task_names(store: axeq.Store, handler: Any) -> None:
-    with running(pool_for(store, handler, retry_on=(ConnectionError,))):
+    with running(probe_pool(store, handler, retry_on=(ConnectionError,))):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise", value="broken"))
         error = cancelled(job)
 
@@ -150,7 +126,7 @@ def test_a_job_is_tried_again_only_after_the_exceptions_that_its_task_names(stor
 
 
 def test_where_only_retry_tries_again_a_retry_does(store: axeq.Store) -> None:
-    with running(pool_for(store, retry_on=(), max_attempts=2)):
+    with running(probe_pool(store, retry_on=(), max_attempts=2)):
         job = axeq.Queue(store).enqueue(Probe(outcome="retry", value="not yet"))
 
         assert cancelled(job).cause == "exhausted"
@@ -158,7 +134,7 @@ def test_where_only_retry_tries_again_a_retry_does(store: axeq.Store) -> None:
 
 
 def test_running_too_long_is_a_timeout_error_that_a_task_may_exclude(plain_store: axeq.Store) -> None:
-    with running(pool_for(plain_store, timeout=0.1, no_retry_on=(TimeoutError,))):
+    with running(probe_pool(plain_store, timeout=0.1, no_retry_on=(TimeoutError,))):
         job = axeq.Queue(plain_store).enqueue(Probe(outcome="hang"))
         error = cancelled(job)
 
@@ -167,7 +143,7 @@ def test_running_too_long_is_a_timeout_error_that_a_task_may_exclude(plain_store
 
 
 def test_an_exception_that_is_no_failure_puts_the_job_back_uncounted(store: axeq.Store, handler: Any) -> None:
-    with running(pool_for(store, handler, is_failure=lambda error: False, max_attempts=1, backoff=lambda *_: 600)):
+    with running(probe_pool(store, handler, is_failure=lambda error: False, max_attempts=1, backoff=lambda *_: 600)):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise", value="the host is full"))
         eventually(lambda: job.refresh().events != [])
 
@@ -201,7 +177,7 @@ def test_an_exception_of_a_handlers_process_is_judged_by_its_class_even_where_it
         "not tried again": {"no_retry_on": RefusedError},
         "given up": {"backoff": waits_in_process},
     }.items():
-        with running(pool_for(store, raise_in_process, executor="process", workers=1, **rules)):
+        with running(probe_pool(store, raise_in_process, executor="process", workers=1, **rules)):
             job = axeq.Queue(store).enqueue(Probe(outcome="raise"))
             error = cancelled(job)
             ends[name] = (error.cause, job.refresh().attempts, error.error["type"])
@@ -215,7 +191,9 @@ def test_an_exception_of_a_handlers_process_is_judged_by_its_class_even_where_it
 
 @pytest.mark.needs("processes")
 def test_what_is_a_failure_is_asked_in_the_handlers_process(store: axeq.Store) -> None:
-    pool = pool_for(store, raise_in_process, executor="process", workers=1, is_failure=counts_in_process, min_delay=600)
+    pool = probe_pool(
+        store, raise_in_process, executor="process", workers=1, is_failure=counts_in_process, min_delay=600
+    )
 
     with running(pool):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise"))
@@ -227,7 +205,7 @@ def test_what_is_a_failure_is_asked_in_the_handlers_process(store: axeq.Store) -
 
 @pytest.mark.needs("processes")
 def test_a_handlers_process_that_dies_is_no_exception_of_the_handlers(store: axeq.Store) -> None:
-    with running(pool_for(store, probe_in_process, executor="process", workers=1, retry_on=(), min_delay=600)):
+    with running(probe_pool(store, probe_in_process, executor="process", workers=1, retry_on=(), min_delay=600)):
         job = in_state(axeq.Queue(store).enqueue(Probe(outcome="die")), axeq.State.FAILED)
 
     assert job.error is not None
@@ -288,7 +266,7 @@ async def test_a_job_brings_its_own_limits(queue: Any, store: axeq.Store) -> Non
     thrice, *_ = await settled(queue.enqueue_many([failing], max_attempts=3, timeout=timedelta(minutes=1)))
     slow = await settled(queue.enqueue(Probe(outcome="hang"), timeout=0.1, max_attempts=1))
 
-    with running(pool_for(store, max_attempts=2, min_delay=0)):
+    with running(probe_pool(store, max_attempts=2, min_delay=0)):
         for job in (once, thrice, slow):
             with pytest.raises(axeq.JobCancelled):
                 await settled(job.wait(DEADLINE))
@@ -299,7 +277,7 @@ async def test_a_job_brings_its_own_limits(queue: Any, store: axeq.Store) -> Non
 
 
 def test_a_job_may_be_tried_for_ever_though_its_task_may_not(plain_store: axeq.Store) -> None:
-    with running(pool_for(plain_store, max_attempts=1, min_delay=0)):
+    with running(probe_pool(plain_store, max_attempts=1, min_delay=0)):
         job = axeq.Queue(plain_store).enqueue(Probe(outcome="raise"), max_attempts=0)
         eventually(lambda: job.refresh().attempts > 2)
 
@@ -328,7 +306,7 @@ def test_a_limit_that_cannot_work_is_refused_by_name(plain_store: axeq.Store, op
 
 
 def test_a_deadline_ends_a_running_attempt_for_good(store: axeq.Store, handler: Any) -> None:
-    with running(pool_for(store, handler)) as pool:
+    with running(probe_pool(store, handler)) as pool:
         assert axeq.Queue(store).enqueue(Probe(value="warm")).wait(DEADLINE) == "warm"
         deadline = datetime.now(UTC) + OVER
         job = axeq.Queue(store).enqueue(Probe(outcome="hang"), deadline=deadline)
@@ -344,7 +322,7 @@ def test_a_deadline_ends_a_running_attempt_for_good(store: axeq.Store, handler: 
 
 @pytest.mark.needs("processes")
 def test_a_deadline_ends_a_handlers_process(store: axeq.Store) -> None:
-    with running(pool_for(store, probe_in_process, executor="process", workers=1)):
+    with running(probe_pool(store, probe_in_process, executor="process", workers=1)):
         assert axeq.Queue(store).enqueue(Probe(value="warm")).wait(DEADLINE) == "warm"
         job = axeq.Queue(store).enqueue(Probe(outcome="hang"), deadline=datetime.now(UTC) + OVER)
         error = cancelled(job)
@@ -353,7 +331,7 @@ def test_a_deadline_ends_a_handlers_process(store: axeq.Store) -> None:
 
 
 def test_a_job_whose_next_attempt_would_come_too_late_ends_at_once(plain_store: axeq.Store) -> None:
-    with running(pool_for(plain_store, min_delay=600)):
+    with running(probe_pool(plain_store, min_delay=600)):
         deadline = datetime.now(UTC) + timedelta(minutes=5)
         error = cancelled(axeq.Queue(plain_store).enqueue(Probe(outcome="raise", value="broken"), deadline=deadline))
 
@@ -361,7 +339,7 @@ def test_a_job_whose_next_attempt_would_come_too_late_ends_at_once(plain_store: 
 
 
 def test_a_timeout_that_comes_before_the_deadline_is_a_failure_like_any(plain_store: axeq.Store) -> None:
-    with running(pool_for(plain_store, timeout=0.1, min_delay=600)):
+    with running(probe_pool(plain_store, timeout=0.1, min_delay=600)):
         deadline = datetime.now(UTC) + timedelta(hours=1)
         job = in_state(axeq.Queue(plain_store).enqueue(Probe(outcome="hang"), deadline=deadline), axeq.State.FAILED)
 
@@ -402,7 +380,7 @@ def test_a_handler_never_starts_once_the_deadline_of_its_claimed_job_has_passed(
 
 
 def test_a_job_tells_its_failures_and_its_history(store: axeq.Store, handler: Any) -> None:
-    with running(pool_for(store, handler, max_attempts=3, min_delay=0)):
+    with running(probe_pool(store, handler, max_attempts=3, min_delay=0)):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise", value="broken"))
         cancelled(job)
     errors = job.refresh().errors
@@ -427,7 +405,7 @@ def test_a_jobs_phase_is_told_by_the_servers_clock(store: axeq.Store, jobs: Any)
     later, now = queue.enqueue(Probe(value=1), delay=600), queue.enqueue(Probe(outcome="raise"), label="now")
 
     assert (later.phase, now.phase) == (axeq.Phase.SCHEDULED, axeq.Phase.PENDING)
-    with running(pool_for(store, min_delay=600)):
+    with running(probe_pool(store, min_delay=600)):
         hanging = in_state(queue.enqueue(Probe(outcome="hang")), axeq.State.DEQUEUED)
         assert (hanging.phase, in_state(now, axeq.State.FAILED).phase) == (axeq.Phase.ACTIVE, axeq.Phase.RETRYING)
         hanging.cancel()
@@ -480,7 +458,7 @@ def test_in_a_sealed_store_neither_failures_of_the_past_nor_a_new_payload_can_be
 def test_a_mistake_in_a_handlers_process_is_in_the_pools_log(
     plain_store: axeq.Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool = pool_for(plain_store, raise_in_process, executor="process", workers=1, backoff=broken_in_process)
+    pool = probe_pool(plain_store, raise_in_process, executor="process", workers=1, backoff=broken_in_process)
 
     with running(pool):
         job = in_state(axeq.Queue(plain_store).enqueue(Probe(outcome="raise")), axeq.State.FAILED)

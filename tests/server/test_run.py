@@ -17,8 +17,8 @@ from bson import ObjectId
 
 import axeq
 from tests.support.pools import quick_pool, running
-from tests.support.probe import Probe, probe, probe_in_process, probe_in_thread, stored_probe
-from tests.support.waiting import DEADLINE, eventually
+from tests.support.probe import Probe, probe, probe_in_process, stored_probe
+from tests.support.waiting import DEADLINE, cancelled, eventually, in_state
 
 few_kinds = pytest.mark.kinds("uri", "mongomock")
 """For what does not depend on how a store was opened."""
@@ -43,14 +43,6 @@ class UnprintableError(Exception):
         raise RuntimeError("no text")
 
 
-HANDLERS = {"loop": probe, "thread": probe_in_thread}
-
-
-@pytest.fixture(params=HANDLERS)
-def handler(request: pytest.FixtureRequest) -> Any:
-    return HANDLERS[request.param]
-
-
 def pool_for(store: axeq.Store, handler: Any = probe, **options: Any) -> axeq.Pool:
     pool = quick_pool(store)
     pool.add(axeq.Task(Probe, handler, **{"min_delay": 0.01, "max_delay": 0.05, **options}))
@@ -63,17 +55,6 @@ def written(jobs: Any, **fields: Any) -> ObjectId:
     jobs.insert_one(document)
     identity: ObjectId = document["_id"]
     return identity
-
-
-def cancelled(job: axeq.Job[Any, Any]) -> axeq.JobCancelled:
-    with pytest.raises(axeq.JobCancelled) as caught:
-        job.wait(DEADLINE)
-    return caught.value
-
-
-def in_state(job: axeq.Job[Any, Any], state: axeq.State) -> axeq.Job[Any, Any]:
-    eventually(lambda: job.refresh().state == state)
-    return job
 
 
 def test_an_enqueued_job_runs_and_its_result_comes_back(store: axeq.Store, handler: Any) -> None:

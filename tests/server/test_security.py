@@ -19,7 +19,7 @@ from axeq.documents.codec import CODEC_OPTIONS, SEALED
 from tests.support.masking import Mask
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process
-from tests.support.waiting import DEADLINE, eventually, settled
+from tests.support.waiting import DEADLINE, cancelled, eventually, settled
 
 SECRET = "s3cr3t-w0rd"  # a test's own
 EXPRESSIONS = ["$data.value", "$$ROOT", "$_id", "$$NOW", "{$toUpper: 'a'}", "$state"]
@@ -46,12 +46,6 @@ def pool_for(store: axeq.Store, handler: Any = probe, **options: Any) -> axeq.Po
     pool = quick_pool(store)
     pool.add(axeq.Task(Probe, handler, **{"min_delay": 0.01, "max_delay": 0.05, **options}))
     return pool
-
-
-def cancelled(job: axeq.Job[Any, Any]) -> axeq.JobCancelled:
-    with pytest.raises(axeq.JobCancelled) as raised:
-        job.wait(DEADLINE)
-    return raised.value
 
 
 def put_back(job: axeq.Job[Any, Any]) -> axeq.Job[Any, Any]:

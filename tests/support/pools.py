@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import axeq
+from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually
 
-__all__ = ["python", "quick_pool", "running", "start_python"]
+__all__ = ["probe_pool", "python", "quick_pool", "running", "start_python"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def quick_pool(store: axeq.Store, **options: Any) -> axeq.Pool:
     """Returns a pool without lag, with a short lease and a short drain."""
     return axeq.Pool(store, **{"max_lag": 0, "lease": 3, "drain": 5, **options})
+
+
+def probe_pool(store: axeq.Store, handler: Any = probe, **options: Any) -> axeq.Pool:
+    """Returns such a pool with a task of `Probe`, which takes the options."""
+    pool = quick_pool(store)
+    pool.add(axeq.Task(Probe, handler, **options))
+    return pool
 
 
 @contextmanager

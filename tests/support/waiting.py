@@ -8,7 +8,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-__all__ = ["DEADLINE", "aeventually", "eventually", "settled"]
+import pytest
+
+import axeq
+
+__all__ = ["DEADLINE", "aeventually", "cancelled", "eventually", "in_state", "settled"]
 
 T = TypeVar("T")
 
@@ -44,6 +48,19 @@ async def aeventually(assertion: Callable[[], T | Awaitable[T]], timeout: float 
         else:
             return value
         await asyncio.sleep(_POLL)
+
+
+def in_state(job: axeq.Job[Any, Any], state: axeq.State) -> axeq.Job[Any, Any]:
+    """Returns the job once it is in `state`."""
+    eventually(lambda: job.refresh().state == state)
+    return job
+
+
+def cancelled(job: axeq.Job[Any, Any]) -> axeq.JobCancelled:
+    """Returns what those who wait for the job are told once it has ended cancelled."""
+    with pytest.raises(axeq.JobCancelled) as caught:
+        job.wait(DEADLINE)
+    return caught.value
 
 
 async def settled(value: Any) -> Any:

@@ -185,11 +185,13 @@ def changed(document: Document, update: Mapping[str, Any]) -> Document:
     return found
 
 
-def with_token_of(document: Document) -> Callable[[Call], list[Document]]:
-    """Answers a claim's read-back with `document` as that claim left it: under the token that it asks for."""
+def with_token_of(*documents: Document, **fields: Any) -> Callable[[Call], list[Document]]:
+    """Answers a claim's read-back with `documents` as that claim left them: under the token that it asks for, and with
+    `fields` in place of their own.
+    """
 
     def reply(command: Any) -> list[Document]:
-        token = command.filter["claim.token"]
-        return [{**document, "state": "dequeued", "claim": {"token": token, "worker": "w"}}]
+        claim = {"token": command.filter["claim.token"], "worker": "w"}
+        return [{**document, "state": "dequeued", "claim": claim, **fields} for document in documents]
 
     return reply

@@ -15,11 +15,6 @@ from axeq.words.errors import DuplicateKey, EnqueueUnknown, LabelTaken, StoreUna
 from .playing import UNANSWERED, UNSENT, ScriptedClock, given_job, play
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def draft(**fields: Any) -> Draft:
     return Draft(**{"name": "thumbnail", "version": 1, "queue": "default", "data": {"image": "a.jpg"}, **fields})
 

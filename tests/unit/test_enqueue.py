@@ -19,11 +19,6 @@ from .playing import DOUBT, NOW, UNANSWERED, UNSENT, ScriptedClock, asked, given
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def draft(**fields: Any) -> Draft:
     return Draft(name="thumbnail", version=1, queue="default", data={"image": "a.jpg"}, **fields)
 

@@ -82,11 +82,6 @@ AFTER_A_CLAIM = [
 IN_A_BOARD = [pair for pair in WRONG if pair[0] in ("_id", "name", "version", "priority", "available_at", "lost")]
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 # What is a flaw
 
 

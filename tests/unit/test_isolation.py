@@ -19,11 +19,6 @@ MATCHED, MISSED = Counted(matched_count=1), Counted()
 DELETED, NOT_DELETED = Counted(deleted_count=1), Counted()
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def draft(**fields: Any) -> Draft:
     terms: Any = {"label": "a", "isolation": HOUR.total_seconds(), **fields}
     return Draft(name="thumbnail", version=1, queue="default", data={}, **terms)

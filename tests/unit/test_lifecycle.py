@@ -58,11 +58,6 @@ every_outcome = pytest.mark.parametrize("outcome", OUTCOMES.values(), ids=OUTCOM
 giving_way = pytest.mark.parametrize("outcome", [OUTCOMES[verb] for verb in GIVING_WAY], ids=GIVING_WAY)
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def claiming(*ids: Any, clock: ScriptedClock, patience: float = 10.0) -> Any:
     return claim_many(list(ids), clock, worker="host:1:abc", lease=LEASE, patience=patience)
 

@@ -29,11 +29,6 @@ SECOND = timedelta(seconds=1)
 YES, NO = Counted(1), Counted(0)
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def completed_job(**fields: Any) -> Document:
     return given_job(**{"state": "completed", "available_at": None, "finished_at": NOW, "attempts": 1, **fields})
 

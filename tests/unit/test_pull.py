@@ -27,6 +27,7 @@ from .playing import (
     held_record,
     matches,
     play,
+    with_token_of,
 )
 
 PULLER = Puller("default", "thumbnail", 1, "me", 60.0, Limits())
@@ -35,23 +36,8 @@ FREE: list[Document] = []
 YES, NO = Counted(1), Counted(0)
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def fit(record: Record) -> Outcome | None:
     return None
-
-
-def claimed_as(*documents: Document) -> Any:
-    """Answers a claim's read-back with `documents` under the token that it asks for."""
-
-    def reply(command: Any) -> list[Document]:
-        claim = {"token": command.filter["claim.token"], "worker": "me"}
-        return [{**document, "state": "dequeued", "claim": claim, "lost": 1} for document in documents]
-
-    return reply
 
 
 def taken(clock: ScriptedClock, replies: list[Any], *, count: int = 10, unfit: Any = fit) -> Played:
@@ -67,7 +53,7 @@ def claims(played: Played) -> list[Any]:
 def test_due_jobs_are_claimed_together_in_order(clock: ScriptedClock) -> None:
     first, second = given_job(_id=1), given_job(_id=2)
 
-    played = taken(clock, [[first, second], Counted(2), claimed_as(second, first)])
+    played = taken(clock, [[first, second], Counted(2), with_token_of(second, first, lost=1)])
 
     assert [record.id for record in played.result] == [1, 2]
     assert claims(played) == [{"$in": [1, 2]}]
@@ -76,7 +62,7 @@ def test_due_jobs_are_claimed_together_in_order(clock: ScriptedClock) -> None:
 def test_what_is_asked_for_is_claimed_and_no_more(clock: ScriptedClock) -> None:
     page = [given_job(_id=number) for number in range(5)]
 
-    played = taken(clock, [page, Counted(2), claimed_as(*page[:2])], count=2)
+    played = taken(clock, [page, Counted(2), with_token_of(*page[:2], lost=1)], count=2)
 
     assert claims(played) == [{"$in": [0, 1]}]
 
@@ -85,7 +71,7 @@ def test_where_others_were_faster_the_next_jobs_are_tried(clock: ScriptedClock) 
     page = [given_job(_id=number) for number in range(3)]
     mine = held_job(_id=2)
 
-    played = taken(clock, [page, Counted(1), claimed_as(page[1]), mine], count=2)
+    played = taken(clock, [page, Counted(1), with_token_of(page[1], lost=1), mine], count=2)
 
     assert [record.id for record in played.result] == [1, 2]
     assert claims(played) == [{"$in": [0, 1]}, 2]
@@ -103,7 +89,7 @@ def test_a_job_that_has_lost_a_lease_is_claimed_alone_and_ends_the_take(clock: S
 def test_a_job_that_has_lost_a_lease_waits_behind_those_that_come_before_it(clock: ScriptedClock) -> None:
     page = [given_job(_id=1), given_job(_id=2, lost=1), given_job(_id=3)]
 
-    played = taken(clock, [page, Counted(2), claimed_as(page[0], page[2])])
+    played = taken(clock, [page, Counted(2), with_token_of(page[0], page[2], lost=1)])
 
     assert claims(played) == [{"$in": [1, 3]}]
 
@@ -152,7 +138,7 @@ def test_what_was_claimed_before_the_server_fell_silent_is_handed_out(clock: Scr
     page = [given_job(_id=1), given_job(_id=2), given_job(_id=3)]
     silence = StoreUnavailable("db:27017", "gone", sent=False)
 
-    played = taken(clock, [page, Counted(1), claimed_as(page[0]), silence], count=2)
+    played = taken(clock, [page, Counted(1), with_token_of(page[0], lost=1), silence], count=2)
 
     assert [record.id for record in played.result] == [1]
 

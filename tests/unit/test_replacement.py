@@ -17,11 +17,6 @@ from .playing import NOW, UNANSWERED, UNSENT, ScriptedClock, changed, given_job,
 LATER = NOW + timedelta(seconds=30)
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def draft(**fields: Any) -> Draft:
     terms: Any = {"label": "a", "on_conflict": "replace", **fields}
     return Draft(name="thumbnail", version=2, queue="urgent", data={"image": "new.jpg"}, **terms)

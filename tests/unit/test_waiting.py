@@ -15,11 +15,6 @@ from axeq.words.states import State
 from .playing import NOW, UNANSWERED, ScriptedClock, given_job, held_job, play, slept
 
 
-@pytest.fixture
-def clock() -> ScriptedClock:
-    return ScriptedClock()
-
-
 def waiting_job(**fields: Any) -> Document:
     return given_job(**{"_id": "id", **fields})
 
