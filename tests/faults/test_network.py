@@ -12,6 +12,7 @@ import pytest
 
 import axeq
 from tests.faults.arena import Arena
+from tests.faults.background import Background
 from tests.faults.checker import reruns
 from tests.faults.processes import Worker, until
 from tests.faults.proxy import Proxy
@@ -246,28 +247,19 @@ class _HoleAfterClaim(BlackHole):
             await super().reply(exchange)
 
 
-class _Resets:
+class _Resets(Background):
     """Resets every connection of a proxy every so many seconds while entered."""
 
     def __init__(self, proxy: Proxy, *, every: float) -> None:
+        super().__init__()
         self._proxy, self._every = proxy, every
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fault-resets")
         self.count = 0
 
-    def __enter__(self) -> _Resets:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def work(self) -> None:
         while True:
             self._proxy.reset()
             self.count += 1
-            if self._ending.wait(self._every):
+            if self.ending.wait(self._every):
                 return
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import axeq
 from tests.faults.arena import Arena, promise
+from tests.faults.background import Background
 from tests.faults.checker import Enqueued
 from tests.faults.own_server import OwnServer
 from tests.faults.processes import until
@@ -69,25 +70,16 @@ def test_workers_claim_again_soon_after_the_server_answers(scene: Arena, own_ser
         assert scene.breaches() == []
 
 
-class _Producer:
+class _Producer(Background):
     """Enqueues `total` jobs one by one in a thread while entered, noting each that returned."""
 
     def __init__(self, queue: axeq.Queue, total: int) -> None:
+        super().__init__()
         self._queue, self._total = queue, total
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fault-producer")
         self.acknowledged: list[Enqueued] = []
 
-    def __enter__(self) -> _Producer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def work(self) -> None:
         for number in range(self._total):
-            if self._ending.is_set():
+            if self.ending.is_set():
                 return
             self.acknowledged.append(promise(self._queue.enqueue(Work(number=number, seconds=0.005)), prompt=False))
