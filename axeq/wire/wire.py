@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import bson
 import pymongo
@@ -134,16 +134,12 @@ class _Handles:
         return handle
 
 
-class SyncWire:
-    """Runs rules on a `MongoClient`.
-
-    With a `session`, every command joins its transaction, under the session's own concerns, and the driver's
-    own errors pass through unchanged, so that their transaction labels still work.
-    """
+class _Wire(Generic[T]):
+    """What both wires know: the client, the place, the clock, and the session of a transaction."""
 
     def __init__(
         self,
-        client: MongoClient[Any],
+        client: T,
         place: Place,
         clock: Clock,
         *,
@@ -156,6 +152,14 @@ class SyncWire:
         self._session = session
         self._changes = changes
         self._handles = _Handles(client, place)
+
+
+class SyncWire(_Wire[MongoClient[Any]]):
+    """Runs rules on a `MongoClient`.
+
+    With a `session`, every command joins its transaction, under the session's own concerns, and the driver's
+    own errors pass through unchanged, so that their transaction labels still work.
+    """
 
     def run(self, op: Op[T]) -> T:
         """Runs a rule, asking the server for its time first where that is stale."""
@@ -221,24 +225,8 @@ class SyncWire:
             return session.with_transaction(lambda _: drive(command.rule(), joined._execute), **TERMS)
 
 
-class AsyncWire:
+class AsyncWire(_Wire[AsyncMongoClient[Any]]):
     """Runs rules on an `AsyncMongoClient`, in the loop that it belongs to. Otherwise as `SyncWire`."""
-
-    def __init__(
-        self,
-        client: AsyncMongoClient[Any],
-        place: Place,
-        clock: Clock,
-        *,
-        session: Any = None,
-        changes: Changes | None = None,
-    ) -> None:
-        self.client = client
-        self.clock = clock
-        self._place = place
-        self._session = session
-        self._changes = changes
-        self._handles = _Handles(client, place)
 
     async def run(self, op: Op[T]) -> T:
         """Runs a rule, asking the server for its time first where that is stale."""
