@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from axeq.faces.options import CALLBACK_OPTIONS, checked
+from axeq.wire.wire import adrive, drive
 from axeq.words.duration import Duration, seconds
 from axeq.words.errors import ConfigurationError
 
@@ -164,16 +165,7 @@ class Callback(_Callback):
         return handled
 
     def _enqueue(self, request: Any, holder: Any) -> None:
-        steps = self._steps(request, holder)
-        value = None
-        while True:
-            try:
-                value = steps.send(value)
-            except StopIteration:
-                return
-            if inspect.isawaitable(value):
-                _drop(value)
-                raise ConfigurationError("build, when and session of a Queue's callback must not return an awaitable")
+        drive(self._steps(request, holder), _at_hand)
 
 
 class AsyncCallback(_Callback):
@@ -231,15 +223,7 @@ class AsyncCallback(_Callback):
         return handled
 
     async def _enqueue(self, request: Any, holder: Any) -> None:
-        steps = self._steps(request, holder)
-        value = None
-        while True:
-            try:
-                value = steps.send(value)
-            except StopIteration:
-                return
-            if inspect.isawaitable(value):
-                value = await value
+        await adrive(self._steps(request, holder), _awaited)
 
 
 async def _answer(endpoint: Callable[[Any], Any], request: Any) -> Any:
@@ -273,6 +257,13 @@ def _is_session(kind: type) -> bool:
     return kind.__name__ in _SESSIONS and kind.__module__.partition(".")[0] in ("pymongo", "motor")
 
 
-def _drop(value: Any) -> None:
+def _at_hand(value: Any) -> Any:
+    if not inspect.isawaitable(value):
+        return value
     if inspect.iscoroutine(value):
         value.close()
+    raise ConfigurationError("build, when and session of a Queue's callback must not return an awaitable")
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
