@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from axeq.documents.record import Document, Record, shortened
-from axeq.rules.outcome import Limits
-from axeq.rules.settlement import expiry, logged
+from axeq.documents.failure import shortened
+from axeq.documents.record import Document, Record
+from axeq.rules.outcome import Cancelled, Limits
+from axeq.rules.settlement import cancelling, logged
 from axeq.wire.wire import CONTROL, JOBS, Call, Find, Op, Update
 from axeq.words.clock import Clock
 from axeq.words.errors import AxeqError, DuplicateKey, JobNotFound, LabelTaken
@@ -145,32 +147,21 @@ def cancel(identity: Any, clock: Clock, *, reason: str = "") -> Op[Cancellation]
         if record.final:
             return Cancellation.TOO_LATE
         now = clock.earliest()
-        ended: Document = {
-            "$set": {
-                "state": State.CANCELLED.value,
-                "cause": Cause.REQUESTED.value,
-                "finished_at": now,
-                "expire_at": expiry(record, now, Limits().cancelled_retention),
-                "lost": 0,
-            },
-            "$unset": {"available_at": "", "cancel": ""},
-            **logged(record, "cancel", clock, reason or Cause.REQUESTED.value),
-        }
-        waiting = [state for state in sources("cancel") if state != State.DEQUEUED.value]
-        free = {
-            "_id": identity,
-            "$or": [
-                {"state": {"$in": waiting}},
-                {"state": State.DEQUEUED.value, "available_at": {"$lte": now}},
-            ],
-        }
-        if (yield Call(JOBS, "update_one", (free, ended))).matched_count:
+        ended = cancelling(record, Cancelled(Cause.REQUESTED, reason), Limits(), clock)
+        if (yield Call(JOBS, "update_one", (_free(identity, now), ended))).matched_count:
             return Cancellation.CANCELLED
         running = {"_id": identity, "state": State.DEQUEUED.value}
         asked = {"$set": {"cancel": {"at": now, "reason": reason}}}
         if (yield Call(JOBS, "update_one", (running, asked))).matched_count:
             return Cancellation.REQUESTED
         # It moved between the two writes: look again.
+
+
+def _free(identity: Any, now: datetime) -> Document:
+    """Returns a filter that takes a job which waits, or whose lease has lapsed."""
+    waiting = [state for state in sources("cancel") if state != State.DEQUEUED.value]
+    lapsed = {"state": State.DEQUEUED.value, "available_at": {"$lte": now}}
+    return {"_id": identity, "$or": [{"state": {"$in": waiting}}, lapsed]}
 
 
 def retry(identity: Any, clock: Clock) -> Op[Record]:

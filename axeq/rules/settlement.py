@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from axeq.documents.record import EVENTS_KEPT, Document, Record, event, excerpt
+from axeq.documents.failure import excerpt
+from axeq.documents.record import EVENTS_KEPT, Document, Record, event
 from axeq.rules.enqueue import PATIENCE
 from axeq.rules.lifecycle import FENCE, cancel_reason, owns, token_of
 from axeq.rules.outcome import Cancelled, Completed, Failed, Flawed, Limits, Outcome, Released, Snoozed, due, end_flawed
@@ -21,6 +22,7 @@ __all__ = [
     "Settled",
     "Settlement",
     "applied",
+    "cancelling",
     "command_of",
     "expiry",
     "insistently",
@@ -38,6 +40,7 @@ _RESENT = 60.0
 """Seconds from its enqueue for which a job is kept at the least."""
 _MANY_ALIKE = 8
 """From how many on outcomes that are alike are a write of their own."""
+_NOTHING: Document = {}
 _COMPLETION_UNSETS: Document = {"available_at": "", "cancel": "", "error": ""}
 _SAID = ("progress", "status", "result")
 """What a handler may have reported while it ran."""
@@ -335,6 +338,19 @@ def _fail(record: Record, outcome: Failed, limits: Limits, clock: Clock, stamped
 
 
 def _cancel(record: Record, outcome: Cancelled, limits: Limits, clock: Clock, stamped: Document) -> Document:
+    return cancelling(record, outcome, limits, clock, stamped, worker=record.worker)
+
+
+def cancelling(
+    record: Record,
+    outcome: Cancelled,
+    limits: Limits,
+    clock: Clock,
+    stamped: Document = _NOTHING,
+    *,
+    worker: str | None = None,
+) -> Document:
+    """Returns the update that ends a job as cancelled; `worker` is None for what people do."""
     now = clock.earliest()
     fields = {
         **stamped,
@@ -350,7 +366,7 @@ def _cancel(record: Record, outcome: Cancelled, limits: Limits, clock: Clock, st
     return {
         "$set": fields,
         "$unset": {"available_at": "", "cancel": ""},
-        **logged(record, "cancel", clock, reason, worker=record.worker, error=_excerpt(outcome)),
+        **logged(record, "cancel", clock, reason, worker=worker, error=_excerpt(outcome)),
     }
 
 
