@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from bson.objectid import ObjectId
 
-from axeq.documents.codec import Codec, opened, seal
-from axeq.words.duration import seconds
-from axeq.words.errors import ConfigurationError, PayloadSealed, redact
+from axeq.documents.failure import FailedAttempt, raised, shortened
+from axeq.words.errors import ConfigurationError
 from axeq.words.states import FINAL, Cause, Phase, State
 
-__all__ = [
-    "EVENTS_KEPT",
-    "Document",
-    "FailedAttempt",
-    "Record",
-    "event",
-    "excerpt",
-    "failure",
-    "flaw",
-    "identity",
-    "opened_failure",
-    "phase_at",
-    "raised",
-    "sealed_failure",
-    "shortened",
-    "usual",
-]
+__all__ = ["EVENTS_KEPT", "Document", "Record", "event", "identity", "phase_at"]
 
 Document = dict[str, Any]
 """A job as MongoDB stores it."""
@@ -41,29 +23,6 @@ EVENTS_KEPT = 50
 
 _COMPLETED = State.COMPLETED.value
 _IDENTITIES = (ObjectId, str, int, UUID, bytes, datetime)
-_TYPE_LENGTH = 256
-_MESSAGE_LENGTH = 2048
-_TRACEBACK_LENGTH = 16_384
-_EXCERPT_LENGTH = 1024
-_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
-"""Later than any job was enqueued: sums with it must stay within the years that a datetime holds."""
-_MOST = 2**53
-_SELDOM = frozenset(("cancel", "deadline", "group", "max_attempts", "retention", "timeout"))
-_NO_ERROR: Document = {}
-_NO_EVENTS: list[Document] = []
-
-
-@dataclass(frozen=True, slots=True)
-class FailedAttempt:
-    """One failure of a job: the exception's `type` and `message`, the end of its `traceback`, when, and in which
-    attempt.
-    """
-
-    type: str
-    message: str
-    traceback: str
-    at: datetime
-    attempt: int
 
 
 class Record:
@@ -303,36 +262,6 @@ def identity(value: Any) -> Any:
     raise ConfigurationError(f"id must be an ObjectId, text, an int, a UUID, bytes or a datetime, not {_kind(value)}")
 
 
-def usual(document: Document) -> bool:
-    """Whether a claimed job's document looks, at a glance, as almost all do, and so has no flaw."""
-    get = document.get
-    return (
-        type(get("attempts")) is int
-        and type(get("lost")) is int
-        and type(get("version")) is int
-        and type(get("priority")) is int
-        and type(created_at := get("created_at")) is datetime
-        and created_at < _LATEST
-        and type(get("error", _NO_ERROR)) is dict
-        and type(get("events", _NO_EVENTS)) is list
-        and _SELDOM.isdisjoint(document)
-    )
-
-
-def flaw(document: Document) -> str | None:
-    """Returns what in a live job's document no rule can work with, None where there is nothing.
-
-    It names the field and never quotes its value. What the claim replaces is not looked at.
-    """
-    for field, (wanted, fits, needed) in _FIELDS.items():
-        if field not in document:
-            if needed:
-                return f"{field} is missing"
-        elif not fits(document[field]):
-            return f"{field} must be {wanted}, not {type(document[field]).__name__}"
-    return None
-
-
 def phase_at(record: Record, now: datetime) -> Phase:
     """Returns how a job's state looks at `now` by the server's clock."""
     due = record.available_at is None or record.available_at <= now
@@ -372,66 +301,6 @@ def event(
     return entry
 
 
-def raised(entry: Mapping[str, Any], codec: Codec | None = None) -> FailedAttempt:
-    """Returns the failure that an event tells of, opened by `codec` where that is needed and can be."""
-    error: Mapping[str, Any] = {"message": entry.get("reason", ""), "traceback": "", **entry}
-    error = opened_failure(error, codec) or error
-    return FailedAttempt(
-        str(entry["type"]), str(error["message"]), str(error["traceback"]), entry["at"], int(entry["attempt"])
-    )
-
-
-def excerpt(error: Document) -> Document:
-    """Returns what an event keeps of a job's `error`: the end of the traceback at most."""
-    return {**error, "traceback": _cut(error.get("traceback", ""), _EXCERPT_LENGTH, keep_end=True)}
-
-
-def failure(kind: str, message: str, traceback: str = "") -> Document:
-    """Returns a job's `error`: at most 2 KiB of message and 16 KiB of traceback, without credentials."""
-    return {
-        "type": _cut(kind, _TYPE_LENGTH),
-        "message": _cut(redact(message), _MESSAGE_LENGTH),
-        "traceback": _cut(redact(traceback), _TRACEBACK_LENGTH, keep_end=True),
-    }
-
-
-def sealed_failure(error: Document, codec: Codec) -> Document:
-    """Returns a job's `error` with its message and traceback sealed: exceptions tend to quote what they choke on.
-
-    Its type stays readable. Where the codec fails, the two are dropped rather than stored as they are.
-    """
-    try:
-        sealed = seal({"message": error["message"], "traceback": error["traceback"]}, codec, root="error")
-    except PayloadSealed:
-        return {"type": error["type"], "message": "(not kept: the codec could not seal it)", "traceback": ""}
-    return {"type": error["type"], "message": "(sealed)", "traceback": "", "sealed": sealed}
-
-
-def opened_failure(error: Mapping[str, Any] | None, codec: Codec | None) -> Mapping[str, Any] | None:
-    """Returns a job's `error` with what `codec` can open of it."""
-    if error is None or codec is None or "sealed" not in error:
-        return error
-    try:
-        return {"type": error.get("type"), **opened(error["sealed"], codec, root="error")}
-    except PayloadSealed:
-        return error
-
-
-def shortened(reason: object) -> str:
-    """Returns the text of a reason, cut to the 2 KiB that are kept."""
-    return _cut(str(reason), _MESSAGE_LENGTH)
-
-
-def _cut(text: str, length: int, *, keep_end: bool = False) -> str:
-    """Returns `text` cut to `length` bytes, and without what UTF-8 cannot hold."""
-    written = text.encode("utf-8", "replace")
-    if len(written) <= length:
-        return written.decode()
-    kept = written[3 - length :] if keep_end else written[: length - 3]
-    clean = kept.decode("utf-8", "ignore")
-    return f"...{clean}" if keep_end else f"{clean}..."
-
-
 def _kind(value: Any) -> str:
     return f"a {type(value).__module__}.{type(value).__qualname__}"
 
@@ -439,52 +308,3 @@ def _kind(value: Any) -> str:
 def _moment(value: Any) -> datetime:
     assert isinstance(value, datetime)
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST  # never so for NaN
-
-
-def _is_count(value: Any) -> bool:
-    return _is_number(value) and value >= 0
-
-
-def _is_duration(value: Any, *, zero: bool) -> bool:
-    try:
-        seconds(value, "", zero=zero)
-    except ConfigurationError:
-        return False
-    return True
-
-
-def _is_hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_moment(value: Any) -> bool:
-    return isinstance(value, datetime) and value < _LATEST
-
-
-_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool], bool]] = {
-    "_id": ("of a type that ids have", _is_hashable, True),
-    "name": ("text", lambda value: isinstance(value, str), True),
-    "version": ("a number", _is_number, False),
-    "priority": ("a number", _is_number, False),
-    "group": ("text", lambda value: isinstance(value, str), False),
-    "created_at": ("a date", _is_moment, True),
-    "available_at": ("a date", lambda value: isinstance(value, datetime), True),
-    "attempts": ("a number", _is_number, False),
-    "lost": ("a number from 0", _is_count, True),
-    "max_attempts": ("a number", lambda value: value is None or _is_number(value), False),
-    "timeout": ("seconds", lambda value: value is None or _is_duration(value, zero=False), False),
-    "retention": ("seconds", lambda value: value is None or _is_duration(value, zero=True), False),
-    "deadline": ("a date", lambda value: value is None or isinstance(value, datetime), False),
-    "cancel": ("an object", lambda value: value is None or isinstance(value, Mapping), False),
-    "error": ("an object", lambda value: value is None or isinstance(value, Mapping), False),
-    "events": ("an array", lambda value: isinstance(value, list), False),
-}
-"""Of each field that rules work with: what it must be, the test of that, and whether it must be there."""

@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from axeq.documents import checkpoint
+from axeq.documents.failure import shortened
 from axeq.documents.model import Binding, M, R, bind
-from axeq.documents.record import Document, Record, shortened
+from axeq.documents.record import Document, Record
 from axeq.faces.asyncqueue import AsyncQueue
 from axeq.faces.atomic import AsyncAtomic, Atomic, pause
 from axeq.faces.hands import Hands, Terms

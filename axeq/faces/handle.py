@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic
 
 from axeq.documents.codec import is_sealed, opened
+from axeq.documents.failure import FailedAttempt, opened_failure, raised
 from axeq.documents.model import Binding, M, R
-from axeq.documents.record import Document, FailedAttempt, Record, identity, opened_failure, phase_at, raised
+from axeq.documents.record import Document, Record, identity, phase_at
 from axeq.wire.store import Store
 from axeq.words.duration import Duration, seconds
 from axeq.words.errors import ConfigurationError, PayloadSealed

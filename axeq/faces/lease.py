@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from axeq.documents.checkpoint import restored, stored
+from axeq.documents.failure import failure, shortened
 from axeq.documents.model import LARGEST_PAYLOAD, Binding, M, R
-from axeq.documents.record import Document, Record, failure, shortened
+from axeq.documents.record import Document, Record
 from axeq.rules.interim import beat
 from axeq.rules.lifecycle import Held
 from axeq.rules.outcome import (

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from bson.objectid import ObjectId
 
-from axeq.documents.record import Document, flaw
+from axeq.documents.flaw import flaw
+from axeq.documents.record import Document
 from axeq.rules.outcome import Limits, end_flawed
 from axeq.wire.wire import JOBS, Call, Find, Op
 from axeq.words.errors import AccessDenied, StoreError, StoreUnavailable

@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from axeq.documents.codec import Codec
+from axeq.documents.failure import excerpt, failure, sealed_failure
+from axeq.documents.flaw import flaw, usual
 from axeq.documents.model import problems
-from axeq.documents.record import Document, Record, event, excerpt, failure, flaw, sealed_failure, usual
+from axeq.documents.record import Document, Record, event
 from axeq.words import backoff
 from axeq.words.duration import aware, seconds
 from axeq.words.errors import Cancel, ConfigurationError, ResultInvalid, Retry, Snooze

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from axeq.documents.codec import Codec
-from axeq.documents.record import Document, Record, opened_failure
+from axeq.documents.failure import opened_failure
+from axeq.documents.record import Document, Record
 from axeq.wire.wire import JOBS, Change, Find, Op, Sleep
 from axeq.words.clock import Clock
 from axeq.words.errors import JobCancelled, JobGone, JobNotFound, WaitTimeout

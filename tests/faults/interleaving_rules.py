@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-from axeq.documents.record import Document, Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Document, Record
 from axeq.rules import lifecycle, manage
 from axeq.rules.due import Candidate
 from axeq.rules.enqueue import Draft, Stored, insert

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from axeq.documents.record import Document, Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Document, Record
 from axeq.rules import lifecycle, manage
 from axeq.rules.due import Candidate, due_page
 from axeq.rules.enqueue import Draft, insert

@@ -13,7 +13,7 @@ import pytest
 from pymongo.errors import OperationFailure
 
 import axeq
-from axeq.documents.record import failure
+from axeq.documents.failure import failure
 from axeq.rules import manage
 from axeq.rules.due import Candidate
 from axeq.rules.lifecycle import Held, claim_many, extend

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import axeq
-from axeq.documents.record import failure
+from axeq.documents.failure import failure
 from axeq.rules.due import Candidate
 from axeq.rules.lifecycle import Held, claim_one, extend
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed

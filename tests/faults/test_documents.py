@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 import axeq
 from axeq.documents.codec import CODEC_OPTIONS
-from axeq.documents.record import Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Record
 from axeq.rules.outcome import Failed, Limits
 from axeq.rules.settlement import settlement
 from axeq.words.clock import milliseconds

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "axeq"
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "words": ("late", "errors", "number", "states", "priority", "clock", "duration", "backoff"),
-    "documents": ("codec", "model", "record", "checkpoint", "settings"),
+    "documents": ("codec", "model", "failure", "record", "flaw", "checkpoint", "settings"),
     "wire": (
         "commands",
         "translation",

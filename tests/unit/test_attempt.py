@@ -12,7 +12,7 @@ import axeq
 from axeq.attempts.executor import Attempt, Executor, Stop
 from axeq.attempts.hooks import Hooks
 from axeq.attempts.together import Member, Together, execute_together
-from axeq.documents.record import failure
+from axeq.documents.failure import failure
 from axeq.faces.hands import Hands
 from axeq.rules.outcome import Cancelled, Failed, Outcome, Released, Snoozed
 from axeq.words.backoff import never

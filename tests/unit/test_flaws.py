@@ -14,7 +14,8 @@ import pytest
 import axeq
 from axeq.attempts.executor import Executor
 from axeq.attempts.settler import Settler
-from axeq.documents.record import Document, Record, flaw, usual
+from axeq.documents.flaw import flaw, usual
+from axeq.documents.record import Document, Record
 from axeq.rules import lifecycle
 from axeq.rules.due import Candidate, due_page, next_due
 from axeq.rules.enqueue import Draft, insert

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq.documents.record import Document, Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Document, Record
 from axeq.rules.due import Candidate, due_page, next_due, understood
 from axeq.rules.enqueue import PATIENCE
 from axeq.rules.lifecycle import Held, claim_many, claim_one, extend, flags

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
-from axeq.documents.record import Document, Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Document, Record
 from axeq.rules import manage
 from axeq.wire.wire import CONTROL, Call, Find
 from axeq.words.errors import DuplicateKey, JobNotFound, LabelTaken

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from axeq.documents.record import Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Record
 from axeq.rules.outcome import (
     Cancelled,
     Failed,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from axeq.documents.record import Document, Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Document, Record
 from axeq.rules.interim import beat
 from axeq.rules.lifecycle import Held
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import axeq
-from axeq.documents.record import FailedAttempt, Record, event, failure, phase_at
+from axeq.documents.failure import FailedAttempt, failure
+from axeq.documents.record import Record, event, phase_at
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
 from axeq.rules.settlement import settlement
 from axeq.words.states import Cause, Phase

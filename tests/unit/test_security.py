@@ -26,8 +26,9 @@ from pydantic import BaseModel, SecretStr
 import axeq
 from axeq.documents import codec
 from axeq.documents.codec import SEALED, is_sealed, opened, seal
+from axeq.documents.failure import failure, opened_failure, sealed_failure
 from axeq.documents.model import bind
-from axeq.documents.record import Record, failure, opened_failure, sealed_failure
+from axeq.documents.record import Record
 from axeq.rules import manage
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Snoozed, decide, describe, sealed
 from axeq.rules.settlement import settlement

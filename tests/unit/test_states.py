@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from axeq.documents.record import failure
+from axeq.documents.failure import failure
 from axeq.rules.enqueue import Draft
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
 from axeq.rules.settlement import settlement

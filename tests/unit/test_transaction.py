@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from axeq.documents.record import Document, Record, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Document, Record
 from axeq.rules.enqueue import PATIENCE
 from axeq.rules.interim import keep, report
 from axeq.rules.lifecycle import Held

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from axeq.documents.record import Document, failure
+from axeq.documents.failure import failure
+from axeq.documents.record import Document
 from axeq.rules.waiting import wait, wait_many
 from axeq.wire.commands import Change, Command, Find
 from axeq.words.errors import JobCancelled, JobGone, JobNotFound, StoreUnavailable, WaitTimeout
