@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from axeq.documents.model import M, Payload, R, bind
 from axeq.documents.record import identity
 from axeq.faces.callback import AsyncBuild, AsyncCallback, AsyncWhen, SessionOf
+from axeq.faces.face import Face
 from axeq.faces.handle import AsyncJob, identities
 from axeq.faces.options import (
     BatchOptions,
@@ -19,17 +20,17 @@ from axeq.faces.options import (
     task_name,
     wanted,
 )
-from axeq.faces.queue import Face
 from axeq.rules import batch, indexes
 from axeq.rules.enqueue import Draft
-from axeq.words.duration import Duration, seconds
+from axeq.words.duration import Duration, limit
 from axeq.words.errors import AxeqError
 from axeq.words.late import Late
 from axeq.words.states import Cancellation, State
 
 if TYPE_CHECKING:
-    from axeq.faces.consumer import AsyncConsumer, PullOptions
+    from axeq.faces.consumer import AsyncConsumer
     from axeq.faces.lease import AsyncLease
+    from axeq.faces.taker import PullOptions
     from axeq.rules import manage, waiting
 else:
     manage, waiting = Late("axeq.rules.manage"), Late("axeq.rules.waiting")
@@ -179,9 +180,8 @@ class AsyncQueue(Face):
 
     async def wait(self, id: Any, *, timeout: Duration | None = None) -> AsyncJob[Any, Any]:
         """Waits until a job has completed and returns it; errors and `timeout` as for `AsyncJob.wait`."""
-        limit = None if timeout is None else seconds(timeout, "timeout")
         record = await self.store.arun(
-            waiting.wait(identity(id), self.store.clock, timeout=limit, codec=self.store.codec)
+            waiting.wait(identity(id), self.store.clock, timeout=limit(timeout, "timeout"), codec=self.store.codec)
         )
         return AsyncJob(record.document, self.store, None)
 
@@ -198,8 +198,7 @@ class AsyncQueue(Face):
         meanwhile.
         """
         ids, bindings = identities(jobs)
-        limit = None if timeout is None else seconds(timeout, "timeout")
-        found = await self.store.arun(waiting.wait_many(ids, self.store.clock, timeout=limit))
+        found = await self.store.arun(waiting.wait_many(ids, self.store.clock, timeout=limit(timeout, "timeout")))
         return [AsyncJob(record.document, self.store, bindings.get(record.id)) for record in found]
 
     @overload
@@ -219,9 +218,9 @@ class AsyncQueue(Face):
         Options as for `consume`. A job that has lost a lease comes alone, whatever `count` is. What ends unrun, as in a
         pool, is not among them. Raises `ConfigurationError`, `StoreError`.
         """
-        from axeq.faces.consumer import Hand, atake  # only who pulls jobs pays for the import
+        from axeq.faces.taker import Taker, atake  # only who pulls jobs pays for the import
 
-        return await atake(Hand(self.store, self.name, bind(model, name=name), options), count)
+        return await atake(Taker(self.store, self.name, bind(model, name=name), options), count)
 
     @overload
     def consume(
@@ -256,10 +255,11 @@ class AsyncQueue(Face):
         What was claimed and not handled is given back before an `async with queue.consume(...) as leases` is left; else
         soon after the loop is, by a thread.
         """
-        from axeq.faces.consumer import AsyncConsumer, Hand  # only who pulls jobs pays for the import
+        from axeq.faces.consumer import AsyncConsumer  # only who pulls jobs pays for the import
+        from axeq.faces.taker import Taker
 
-        hand = Hand(self.store, self.name, bind(model, name=name), options)
-        return AsyncConsumer(hand, batch=batch, wait=wait)
+        taker = Taker(self.store, self.name, bind(model, name=name), options)
+        return AsyncConsumer(taker, batch=batch, wait=wait)
 
     async def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
         """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""

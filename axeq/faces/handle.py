@@ -10,7 +10,7 @@ from axeq.documents.failure import FailedAttempt, opened_failure, raised
 from axeq.documents.model import Binding, M, R
 from axeq.documents.record import Document, Record, identity, phase_at
 from axeq.wire.store import Store
-from axeq.words.duration import Duration, seconds
+from axeq.words.duration import Duration, limit
 from axeq.words.errors import ConfigurationError, PayloadSealed
 from axeq.words.late import Late
 from axeq.words.states import Cancellation, Phase
@@ -113,9 +113,10 @@ class Job(_Handle[M, R]):
         `timeout` is a `timedelta` or seconds; None, the default, waits for ever. Raises `WaitTimeout`,
         `JobCancelled`, `JobGone`, `ResultInvalid`.
         """
-        limit = None if timeout is None else seconds(timeout, "timeout")
         return self._result(
-            self._store.run(waiting.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
+            self._store.run(
+                waiting.wait(self.id, self._store.clock, timeout=limit(timeout, "timeout"), codec=self._store.codec)
+            )
         )
 
     def cancel(self, reason: str = "") -> Cancellation:
@@ -150,9 +151,10 @@ class AsyncJob(_Handle[M, R]):
         `timeout` is a `timedelta` or seconds; None, the default, waits for ever. Raises `WaitTimeout`,
         `JobCancelled`, `JobGone`, `ResultInvalid`.
         """
-        limit = None if timeout is None else seconds(timeout, "timeout")
         return self._result(
-            await self._store.arun(waiting.wait(self.id, self._store.clock, timeout=limit, codec=self._store.codec))
+            await self._store.arun(
+                waiting.wait(self.id, self._store.clock, timeout=limit(timeout, "timeout"), codec=self._store.codec)
+            )
         )
 
     async def cancel(self, reason: str = "") -> Cancellation:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from axeq.words.errors import ConfigurationError
 
-__all__ = ["Duration", "aware", "seconds"]
+__all__ = ["Duration", "aware", "limit", "seconds"]
 
 Duration = timedelta | float
 """A `timedelta`, or a number of seconds."""
@@ -32,6 +32,11 @@ def seconds(value: Duration, option: str, *, zero: bool = True) -> float:
     if number == 0 and not zero:
         raise ConfigurationError(f"{option} must be longer than 0 s")
     return number
+
+
+def limit(value: Duration | None, option: str) -> float | None:
+    """Returns `value` in seconds, or None where there is no limit; otherwise as `seconds`."""
+    return None if value is None else seconds(value, option)
 
 
 def aware(value: datetime, option: str) -> datetime:
