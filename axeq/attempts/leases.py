@@ -22,7 +22,7 @@ class Leases:
     """The leases that a pool holds, kept alive by a thread with a client of its own.
 
     A handler that blocks the pool's loop so keeps its job, and a killed process loses its jobs within one
-    `lease` (seconds). `report` is called in the thread with what each beat learned.
+    `lease` (seconds). `report` is called in the thread with what each beat learned, and once the server answers again.
     """
 
     def __init__(self, store: Store, *, lease: float, report: Callable[[Holding], None]) -> None:
@@ -120,7 +120,7 @@ class Leases:
         with self._lock:
             held, beside = self._apart() if self._suspended else (list(self._held.values()), [])
         if not held and not beside:
-            self.healthy = True
+            self._answered()
             return
         sent = time.monotonic()
         try:
@@ -133,10 +133,15 @@ class Leases:
             _LOGGER.warning("leases of %d jobs not confirmed: %s", len(held), error)
             return
         if extending:
-            self.healthy = True
+            self._answered()
             self._confirm([job for job in held if job not in holding.lost], sent)
         if holding.lost or holding.cancelled:
             self._report(holding)
+
+    def _answered(self) -> None:
+        if not self.healthy:
+            self.healthy = True
+            self._report(Holding())  # the pool waits for it
 
     def _apart(self) -> tuple[list[Held], list[Held]]:
         """Returns the jobs to extend, and those that are suspended."""

@@ -92,6 +92,10 @@ class Dispatcher(Rounds):
         self._hints.idle()
         return min(LONGEST_REST, *(source.feed.pause() for source in self._sources))
 
+    def _failed(self) -> None:
+        for source in self._sources:  # what a claim took off the boards is due as before, or soon again
+            source.feed.doubt()
+
     def _open(self, lane: Lane) -> list[Source]:
         """Returns the queues of which a lane may claim jobs now, in order."""
         return [source for source in self._sources if source.is_open(lane.task.name)]
@@ -178,6 +182,9 @@ class Dispatcher(Rounds):
             records = await self._claims.claim([candidate])
             self._crew.take_on(records, since=sent)
             claimed += len(records)
+            if not records:  # another pool's now, or the claim had no answer
+                for source in self._open(lane):
+                    source.board.expect_more(lane.task.name, True)
         return claimed
 
     def _take_lost(self, lane: Lane) -> Candidate | None:

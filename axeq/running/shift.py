@@ -258,7 +258,11 @@ class Shift:
 
     def _report(self, holding: Holding) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._crew.heard, holding)
+            self._loop.call_soon_threadsafe(self._heard, holding)
+
+    def _heard(self, holding: Holding) -> None:
+        self._crew.heard(holding)
+        self._wake()
 
     async def _read_controls(self) -> None:
         for queue, paused in (await self._store.arun(manage.paused(list(self._sources)))).items():

@@ -175,16 +175,24 @@ class Feed:
 
     def hint(self) -> None:
         """Has a round begin at once and read anew."""
+        self.doubt()
+        self._wake()
+
+    def doubt(self) -> None:
+        """Has the next round read anew, whenever it begins."""
         self._hints += 1
         self._look_at = 0.0
-        self._wake()
 
     async def expect(self) -> None:
         """Asks when the next job falls due, where that is not known, so that `pause` ends by then."""
         if not self._expecting:
             self._expecting = True  # before the reply: what a stream announces meanwhile is weighed against it
             since = self._seen_until or self._store.clock.earliest()
-            moment = await self._store.arun(next_due(self._queue, list(self._versions), since))
+            try:
+                moment = await self._store.arun(next_due(self._queue, list(self._versions), since))
+            except BaseException:
+                self._expecting = False
+                raise
             if moment is not None:
                 self.due_at(moment)
 

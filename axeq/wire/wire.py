@@ -75,6 +75,8 @@ T = TypeVar("T")
 
 _LISTING = frozenset(("aggregate", "list_indexes"))
 """Methods whose reply is a cursor: rules get the list."""
+_LONG_READING = 0.01
+"""Seconds: leases and due times are written later by as much as a reading of the clock took."""
 _MOST_MERGED = 50
 """How many documents one statement of a merge changes: the search for a document's own fields is linear."""
 _LARGEST_MERGE = 8 * 1024 * 1024
@@ -176,12 +178,17 @@ class SyncWire(_Wire[MongoClient[Any]]):
         self.client.close()
 
     def measure(self) -> Mapping[str, Any]:
-        """Takes a reading of the server's clock and returns its `hello`."""
+        """Takes a reading of the server's clock and returns its `hello`; a second one where the first took long, for
+        that may have had to find the server and to connect.
+        """
+        hello, seconds = self._read_clock()
+        return hello if seconds <= _LONG_READING else self._read_clock()[0]
+
+    def _read_clock(self) -> tuple[Mapping[str, Any], float]:
         with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
             sent = self.clock.monotonic()
             hello = self.client.admin.command("hello")
-            _observe(self.clock, hello, sent)
-            return hello
+            return hello, _observe(self.clock, hello, sent)
 
     def server_version(self) -> str:
         """Returns the server's version."""
@@ -239,12 +246,15 @@ class AsyncWire(_Wire[AsyncMongoClient[Any]]):
         return await adrive(op, self._execute)
 
     async def measure(self) -> Mapping[str, Any]:
-        """Takes a reading of the server's clock and returns its `hello`."""
+        """Takes a reading of the server's clock, as `SyncWire.measure`."""
+        hello, seconds = await self._read_clock()
+        return hello if seconds <= _LONG_READING else (await self._read_clock())[0]
+
+    async def _read_clock(self) -> tuple[Mapping[str, Any], float]:
         with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
             sent = self.clock.monotonic()
             hello = await self.client.admin.command("hello")
-            _observe(self.clock, hello, sent)
-            return hello
+            return hello, _observe(self.clock, hello, sent)
 
     async def server_version(self) -> str:
         """Returns the server's version."""
@@ -370,10 +380,12 @@ def _options(command: Call, session: Any) -> Mapping[str, Any]:
     return command.kwargs if session is None else {**command.kwargs, "session": session}
 
 
-def _observe(clock: Clock, hello: Mapping[str, Any], sent: float) -> None:
+def _observe(clock: Clock, hello: Mapping[str, Any], sent: float) -> float:
+    """Feeds a reading to the clock, and returns how many seconds it took."""
     received = clock.monotonic()
     moment = hello.get("localTime")
     if isinstance(moment, datetime):
         clock.observe(moment if moment.tzinfo else moment.replace(tzinfo=UTC), sent, received)
     else:
         clock.observe(datetime.now(UTC), sent, received)
+    return received - sent

@@ -28,6 +28,12 @@ async def sessions(uri: str) -> AsyncIterator[Sessions]:
         yield Sessions(uri, clients)
 
 
+@pytest.fixture
+def nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has idle pools with a change stream look for jobs of their own accord after an hour only."""
+    monkeypatch.setattr("axeq.supply.feed._POLL_WITH_STREAM", 3600.0)
+
+
 @dataclass(frozen=True)
 class Aging:
     """Jobs of a database of their own: one that ended and is to be removed, one that ended so and lives again."""

@@ -14,9 +14,11 @@ import pytest
 
 import axeq
 from axeq import State
+from axeq.running.claims import Claims
 from axeq.words.clock import milliseconds
+from axeq.words.errors import StoreUnavailable
 from tests.support.pools import python, quick_pool, running
-from tests.support.probe import Probe, probe
+from tests.support.probe import Probe, probe, stored_probe
 from tests.support.waiting import DEADLINE, aeventually, eventually
 
 pytestmark = pytest.mark.kinds("uri", "motor", "mongomock")
@@ -276,6 +278,43 @@ def _noting(announced: threading.Event) -> Callable[..., None]:
         announced.set()
 
     return noted
+
+
+@pytest.mark.kinds("uri")
+@pytest.mark.needs("streams")
+@pytest.mark.usefixtures("nobody_looks")
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("answer", [[], StoreUnavailable("db:27017", "connection closed")], ids=["nothing", "error"])
+def test_a_job_that_a_claim_did_not_bring_is_looked_for_at_once(
+    store: axeq.Store, jobs: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, lost: int
+) -> None:
+    claims = _answered_once(monkeypatch, answer)
+    pool, job = pool_for(store), stored_probe(lost=lost, attempts=lost)
+
+    with running(pool):
+        shift: Any = pool._shift
+        eventually(lambda: shift._sources["default"].feed.streaming)
+        jobs.insert_one(job)
+        eventually(lambda: jobs.find_one({"_id": job["_id"]})["state"] == "completed")
+
+    assert len(claims) >= 2
+
+
+def _answered_once(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[Any]:
+    """Has the first claim of a pool fail with `answer`, or bring that; returns the list that claims are added to."""
+    claims: list[Any] = []
+    claim = Claims.claim
+
+    async def noted(self: Claims, candidates: Any) -> Any:
+        claims.append(candidates)
+        if len(claims) > 1:
+            return await claim(self, candidates)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Claims, "claim", noted)
+    return claims
 
 
 def test_a_job_given_back_by_one_pool_starts_promptly_in_another(store: axeq.Store) -> None:

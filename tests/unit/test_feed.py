@@ -8,14 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import mongomock
+import pytest
 
 import axeq
 from axeq.supply.board import Board
 from axeq.supply.feed import Feed
 from axeq.supply.hints import Hints
 from axeq.supply.lag import RandomLag
+from axeq.words.errors import StoreUnavailable
 
-from .playing import NOW, ScriptedClock, matches
+from .playing import NOW, UNANSWERED, ScriptedClock, matches
 
 
 def feed(clock: ScriptedClock) -> Feed:
@@ -128,3 +130,29 @@ async def test_a_job_stored_by_this_process_is_known_without_the_server() -> Non
 
     assert {queue: board.count("note") for queue, board in boards.items()} == {"default": 1, "other": 2}
     running.cancel()
+
+
+async def test_a_pool_that_had_no_answer_to_when_jobs_fall_due_asks_again() -> None:
+    clock = ScriptedClock()
+    idle = feed(clock)
+    idle.streaming = True
+    idle._looked(found=False)
+    due = clock.latest() + timedelta(seconds=2)
+    answers: list[Any] = [UNANSWERED, due]
+
+    async def answer(op: Any) -> Any:
+        op.close()
+        reply = answers.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    idle._store = SimpleNamespace(clock=clock, arun=answer)  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailable):
+        await idle.expect()
+    before = idle.pause()
+
+    await idle.expect()
+
+    assert before > 5
+    assert idle.pause() <= (due - NOW).total_seconds() + 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import bson
@@ -13,8 +14,21 @@ from pymongo import errors as driver
 
 import axeq
 from axeq.wire import wire
-from axeq.wire.wire import JOBS, Call, Command, Find, Op, Place, Sleep, Transaction, adrive, drive
-from axeq.words.clock import LocalClock
+from axeq.wire.wire import (
+    JOBS,
+    AsyncWire,
+    Call,
+    Command,
+    Find,
+    Op,
+    Place,
+    Sleep,
+    SyncWire,
+    Transaction,
+    adrive,
+    drive,
+)
+from axeq.words.clock import LocalClock, ServerClock
 from axeq.words.errors import (
     AccessDenied,
     AxeqError,
@@ -306,3 +320,42 @@ def test_axeqs_other_collections_stand_beside_the_jobs() -> None:
     place = Place("shop", "tasks")
 
     assert (place.name(JOBS), place.name(wire.CONTROL)) == ("tasks", "tasks.control")
+
+
+class SlowAtFirst:
+    """Stands for a client that has to connect: its first command takes three seconds of `ticks`, each other a
+    millisecond.
+    """
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.hellos = 0
+        self.admin = self
+
+    def get_database(self, *_: Any, **__: Any) -> Any:
+        return None
+
+    def command(self, name: str) -> dict[str, Any]:
+        assert name == "hello"
+        self.hellos += 1
+        self.now += 3.0 if self.hellos == 1 else 0.001
+        return {"localTime": datetime(2026, 5, 4, 12, tzinfo=UTC) + timedelta(seconds=self.now)}
+
+
+class SlowAtFirstAsync(SlowAtFirst):
+    async def command(self, name: str) -> dict[str, Any]:  # type: ignore[override]
+        return super().command(name)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_the_time_it_takes_to_connect_does_not_make_the_clock_vague(kind: str) -> None:
+    client: Any = SlowAtFirst() if kind == "sync" else SlowAtFirstAsync()
+    clock = ServerClock(monotonic=lambda: client.now)
+
+    if kind == "sync":
+        SyncWire(client, PLACE, clock).measure()
+    else:
+        asyncio.run(AsyncWire(client, PLACE, clock).measure())
+
+    assert clock.latest() - clock.earliest() <= timedelta(milliseconds=2)
+    assert client.hellos == 2
