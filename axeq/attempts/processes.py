@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["ProcessDied", "Processes"]
 
 _OUTCOMES = (Retry, Cancel, Snooze)
+_OF_THE_POOL = frozenset({signal.SIGINT, signal.SIGTERM})
+"""What a terminal or a service manager sends to the whole group, for the pool to act on."""
 _ANSWER = "answer"
 _CONFIRMED = frozenset({"suspend"})
 """What the handler goes on after only once the pool has done it."""
@@ -161,11 +163,11 @@ class _Child:
 
 
 def _start_unsignalled(process: Any) -> None:
-    """Starts a child with SIGINT blocked: a Ctrl-C reaches the whole group, also a child that cannot ignore it yet."""
+    """Starts a child with the pool's signals blocked: they reach the whole group, also a child that is not ready."""
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # the first child would start it, and that unblocks SIGINT
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # the first child would start it, and that unblocks them
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_POOL)
     try:
         process.start()
     finally:
@@ -173,15 +175,20 @@ def _start_unsignalled(process: Any) -> None:
 
 
 def _serve(pipe: Connection) -> None:
-    """Runs calls until the parent hangs up. The parent's Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    """Runs calls until the parent hangs up, or has gone."""
+    for number in _OF_THE_POOL:
+        signal.signal(number, _left_to_the_pool)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_THE_POOL)
+    _die_with_parent()
     hands = _FarHands(pipe)
     stores: dict[bytes, Store] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
             hands.say(_ANSWER, _answer(pipe.recv_bytes(), hands, stores))
+
+
+def _left_to_the_pool(number: int, frame: Any) -> None:
+    """Does nothing, yet is no SIG_IGN: programs that a handler starts would inherit that, and could not be ended."""
 
 
 class _FarHands(Hands):
@@ -261,6 +268,17 @@ def _die_with_parent() -> None:
     from multiprocessing import parent_process
 
     parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux alone has the kernel do it
+        import fcntl
+
+        # The thread gets no turn while a handler holds the GIL.
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)  # type: ignore[attr-defined, unused-ignore]
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, os.O_ASYNC)
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -35,7 +35,9 @@ class Workers:
         self.ledger.touch()
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *, lease: float = 30, workers: int = 4, program: str = "worker") -> subprocess.Popen[str]:
+    def start(
+        self, *, lease: float = 30, workers: int = 4, program: str = "worker", new_session: bool = False
+    ) -> subprocess.Popen[str]:
         log = (self.folder / f"worker-{len(self.processes)}.log").open("w")
         with log:
             process = subprocess.Popen(
@@ -44,6 +46,7 @@ class Workers:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=new_session,
             )
         self.processes.append(process)
         return process
