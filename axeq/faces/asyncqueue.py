@@ -64,7 +64,7 @@ class AsyncQueue(Face):
         """
         draft, binding, session = self._drafted(payload, name, options)
         if draft.label is not None or draft.isolation is not None:
-            await self._secure([draft])
+            await self._secure([draft], session)
         able = draft.isolation is not None and session is None and (await self.store.acapabilities()).transactions
         rule = self._placing(draft, joined=session is not None, transactions=able)
         stored = await self.store.arun(rule, session=session)
@@ -111,7 +111,7 @@ class AsyncQueue(Face):
                 AsyncJob(each, self.store, binding, created=True)
                 for each, binding in zip(documents, bindings, strict=True)
             ]
-        await self._secure(drafts)
+        await self._secure(drafts, session)
         able = joined or (await self.store.acapabilities()).transactions
         stored = await self.store.arun(self._placing_many(drafts, joined=joined, transactions=able), session=session)
         if not joined:
@@ -313,7 +313,7 @@ class AsyncQueue(Face):
         """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
         return await self.store.arun(indexes.ensure())
 
-    async def _secure(self, drafts: list[Draft]) -> None:
-        for index in self._unsecured(drafts):
-            await self.store.arun(indexes.secure(index, self.store.place))
+    async def _secure(self, drafts: list[Draft], session: Any) -> None:
+        for index, rule in self._unsecured(drafts, session):
+            await self.store.arun(rule)
             self._secured.add(index)

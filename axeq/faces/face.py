@@ -8,10 +8,10 @@ from typing import Any
 from axeq.documents.codec import fingerprint
 from axeq.documents.model import LARGEST_PAYLOAD, Binding, bind, name_of
 from axeq.faces.options import BATCH_OPTIONS, checked, labelled
-from axeq.rules import batch, isolation
+from axeq.rules import batch, indexes, isolation
 from axeq.rules.enqueue import Draft, Stored, insert
 from axeq.rules.replacement import replace
-from axeq.wire.store import Store
+from axeq.wire.store import Store, in_progress
 from axeq.wire.wire import Op
 from axeq.words.errors import ConfigurationError, ServerUnsuitable
 from axeq.words.states import State
@@ -105,11 +105,17 @@ class Face:
             )
         return batch.insert_together(drafts, clock)
 
-    def _unsecured(self, drafts: Iterable[Draft]) -> list[str]:
-        """Returns which indexes `drafts` rely on that nobody has looked after yet."""
+    def _unsecured(self, drafts: Iterable[Draft], session: Any) -> list[tuple[str, Op[None]]]:
+        """Returns which indexes `drafts` rely on that nobody has looked after yet, each with the rule that does so. It
+        runs by itself, never in the caller's transaction.
+        """
         needed = [("label", any(draft.label is not None for draft in drafts))]
         needed.append(("isolation", any(draft.isolation is not None for draft in drafts)))
-        return [index for index, is_needed in needed if is_needed and index not in self._secured]
+        return [
+            (index, indexes.secure(index, self.store.place, beside_transaction=in_progress(session)))
+            for index, is_needed in needed
+            if is_needed and index not in self._secured
+        ]
 
     def _announce(self, stored: Iterable[Stored]) -> None:
         self.store.announce([each.document for each in stored if each.document["state"] == State.ENQUEUED.value])

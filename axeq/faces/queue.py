@@ -82,7 +82,7 @@ class Queue(Face):
         """
         draft, binding, session = self._drafted(payload, name, options)
         if draft.label is not None or draft.isolation is not None:
-            self._secure([draft])
+            self._secure([draft], session)
         able = draft.isolation is not None and session is None and self.store.capabilities().transactions
         rule = self._placing(draft, joined=session is not None, transactions=able)
         stored = self.store.run(rule, session=session)
@@ -132,7 +132,7 @@ class Queue(Face):
             return [
                 Job(each, self.store, binding, created=True) for each, binding in zip(documents, bindings, strict=True)
             ]
-        self._secure(drafts)
+        self._secure(drafts, session)
         rule = self._placing_many(drafts, joined=joined, transactions=joined or self.store.capabilities().transactions)
         stored = self.store.run(rule, session=session)
         if not joined:
@@ -347,7 +347,7 @@ class Queue(Face):
         """Creates the indexes that are missing and returns the names of all. Raises `AccessDenied`."""
         return self.store.run(indexes.ensure())
 
-    def _secure(self, drafts: list[Draft]) -> None:
-        for index in self._unsecured(drafts):
-            self.store.run(indexes.secure(index, self.store.place))
+    def _secure(self, drafts: list[Draft], session: Any) -> None:
+        for index, rule in self._unsecured(drafts, session):
+            self.store.run(rule)
             self._secured.add(index)

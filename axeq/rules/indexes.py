@@ -105,17 +105,25 @@ def missing() -> Op[list[Index]]:
     return absent
 
 
-def secure(name: str, place: Place) -> Op[None]:
+def secure(name: str, place: Place, *, beside_transaction: bool = False) -> Op[None]:
     """Makes sure that the index called `name` exists, as the others of its collection.
 
-    Creates it where the account may; raises `IndexMissing` where it may not and the index is not there.
+    Creates it where the account may; raises `IndexMissing` where it may not and the index is not there. An open
+    transaction of the caller's, which this runs beside, may hold what the creation waits for: nothing is created then.
     """
     wanted = next(index for index in INDEXES if index.name == name)
-    try:
-        yield from _created(wanted.collection)
-    except AccessDenied:  # it may still exist: somebody else creates the indexes then
-        if wanted in (yield from _missing_from(wanted.collection)):
-            raise IndexMissing(name, place.name(wanted.collection), f"serves {wanted.needed_by}") from None
+    purpose = f"serves {wanted.needed_by}"
+    if beside_transaction:
+        purpose += ", and cannot be created while your transaction is open; before you start it"
+    else:
+        try:
+            yield from _created(wanted.collection)
+        except AccessDenied:  # it may still exist: somebody else creates the indexes then
+            pass
+        else:
+            return
+    if wanted in (yield from _missing_from(wanted.collection)):
+        raise IndexMissing(name, place.name(wanted.collection), purpose)
 
 
 def _created(collection: str) -> Op[list[str]]:

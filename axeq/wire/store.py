@@ -36,7 +36,7 @@ from axeq.words.clock import Clock, LocalClock, ServerClock
 from axeq.words.duration import Duration
 from axeq.words.errors import ConfigurationError, ServerUnsuitable, redact
 
-__all__ = ["Store"]
+__all__ = ["Store", "in_progress"]
 
 if TYPE_CHECKING:
     from axeq.wire.embedded import Embedded
@@ -441,6 +441,14 @@ def _refuse_weak(session: ClientSession | AsyncClientSession) -> None:
             f"the session's transaction asks for write concern {concern['w']!r}: a job could be lost after its commit, "
             'start it with write_concern=WriteConcern("majority")'
         )
+
+
+def in_progress(session: Any) -> bool:
+    """Whether a session's transaction has begun at the server: what was started and has sent nothing has not."""
+    session = getattr(session, "delegate", session)
+    if not isinstance(session, ClientSession | AsyncClientSession):
+        return False
+    return session.in_transaction and not session._transaction.starting()  # the driver names no public way to ask
 
 
 def _kind(value: Any) -> str:

@@ -267,8 +267,8 @@ class IndexMissing(StoreError):
 
     def __init__(self, index: str, collection: str, purpose: str) -> None:
         super().__init__(
-            f"collection {collection!r} has no index {index!r}, which {purpose}: run `axeq indexes ensure`, "
-            f"or apply indexes/create.js"
+            f"collection {collection!r} has no index {index!r}, which {purpose}: call "
+            "queue.ensure_indexes(), run `axeq indexes ensure`, or apply indexes/create.js"
         )
         self.index = index
 

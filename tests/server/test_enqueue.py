@@ -331,6 +331,38 @@ async def test_a_job_of_an_aborted_transaction_never_was(queue: Any, jobs: Any, 
 
 
 @pytest.mark.needs("transactions")
+async def test_a_label_as_the_first_word_of_a_transaction_has_its_index(
+    queue: Any, jobs: Any, sessions: Sessions
+) -> None:
+    async def work(queue: Any, session: Any) -> Any:
+        return await settled(queue.enqueue(Probe(), label="one", session=session))
+
+    made = await transact(queue, sessions, work)
+
+    assert "label" in jobs.index_information()
+    assert [found["_id"] for found in jobs.find()] == [made.id]
+
+
+@pytest.mark.needs("transactions")
+@pytest.mark.parametrize("terms", [{"label": "one"}, {"isolation": 60}], ids=repr)
+async def test_an_index_is_not_created_beside_an_open_transaction_which_could_wait_for_itself(
+    queue: Any, jobs: Any, sessions: Sessions, terms: Any
+) -> None:
+    async def work(queue: Any, session: Any) -> Any:
+        first = await settled(queue.enqueue(Probe(), session=session))
+        with pytest.raises(axeq.IndexMissing, match=r"before you start it: call queue\.ensure_indexes"):
+            await settled(queue.enqueue(Probe(), session=session, **terms))
+        return first
+
+    first = await transact(queue, sessions, work)
+
+    assert [found["_id"] for found in jobs.find()] == [first.id]
+    await settled(queue.ensure_indexes())
+    await transact(queue, sessions, lambda queue, session: settled(queue.enqueue(Probe(), session=session, **terms)))
+    assert jobs.count_documents({}) == 2
+
+
+@pytest.mark.needs("transactions")
 async def test_a_taken_label_is_refused_without_aborting_the_transaction(
     queue: Any, jobs: Any, sessions: Sessions
 ) -> None:

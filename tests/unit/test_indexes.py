@@ -113,6 +113,15 @@ def test_an_account_that_may_not_create_indexes_can_rely_on_one_that_exists() ->
     assert play(indexes.secure("label", PLACE), [DENIED, listed(JOBS, "claim")]).result is None
 
 
+def test_an_open_transaction_can_rely_on_an_index_that_exists() -> None:
+    assert play(indexes.secure("label", PLACE, beside_transaction=True), [listed(JOBS, "claim")]).result is None
+
+
+def test_beside_an_open_transaction_a_missing_index_is_named_and_not_created() -> None:
+    with pytest.raises(IndexMissing, match=r"while your transaction is open; before you start it: call queue\.ensure"):
+        play(indexes.secure("label", PLACE, beside_transaction=True), [listed(JOBS, "label")])
+
+
 @pytest.mark.parametrize(("name", "collection"), [("label", JOBS), ("isolation", ISOLATIONS)])
 def test_an_index_that_is_missing_and_may_not_be_created_is_named_with_its_collection(
     name: str, collection: str
