@@ -316,4 +316,4 @@ class AsyncQueue(Face):
     async def _secure(self, drafts: list[Draft], session: Any) -> None:
         for index, rule in self._unsecured(drafts, session):
             await self.store.arun(rule)
-            self._secured.add(index)
+            self._note_secured(index)

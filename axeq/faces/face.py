@@ -18,6 +18,9 @@ from axeq.words.states import State
 
 __all__ = ["Face"]
 
+_TRUSTED = 60.0
+"""For how many seconds an index that was there is relied on: a dropped collection takes its indexes with it."""
+
 
 class Face:
     """What both faces know: the store, the queue's name, and how a payload becomes a draft."""
@@ -30,7 +33,7 @@ class Face:
         self.store = store
         self.name = name_of(name)
         self.max_payload = max_payload
-        self._secured: set[str] = set()
+        self._secured: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} on {self.store!r}>"
@@ -106,16 +109,20 @@ class Face:
         return batch.insert_together(drafts, clock)
 
     def _unsecured(self, drafts: Iterable[Draft], session: Any) -> list[tuple[str, Op[None]]]:
-        """Returns which indexes `drafts` rely on that nobody has looked after yet, each with the rule that does so. It
+        """Returns which indexes `drafts` rely on that were not looked after lately, each with the rule that does so. It
         runs by itself, never in the caller's transaction.
         """
+        now = self.store.clock.monotonic()
         needed = [("label", any(draft.label is not None for draft in drafts))]
         needed.append(("isolation", any(draft.isolation is not None for draft in drafts)))
         return [
             (index, indexes.secure(index, self.store.place, beside_transaction=in_progress(session)))
             for index, is_needed in needed
-            if is_needed and index not in self._secured
+            if is_needed and now >= self._secured.get(index, now)
         ]
+
+    def _note_secured(self, index: str) -> None:
+        self._secured[index] = self.store.clock.monotonic() + _TRUSTED
 
     def _announce(self, stored: Iterable[Stored]) -> None:
         self.store.announce([each.document for each in stored if each.document["state"] == State.ENQUEUED.value])

@@ -350,4 +350,4 @@ class Queue(Face):
     def _secure(self, drafts: list[Draft], session: Any) -> None:
         for index, rule in self._unsecured(drafts, session):
             self.store.run(rule)
-            self._secured.add(index)
+            self._note_secured(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +40,7 @@ _LOGGER = logging.getLogger("axeq.pool")
 _CONTROLS_EVERY = 5.0
 _UNKNOWN_EVERY = 60.0
 _ADOPTED_EVERY = 5.0
+_INDEXES_EVERY = 60.0
 
 
 def crew_of(
@@ -98,6 +100,7 @@ class Shift:
         )
         self._lifespan = Lifespan(plan.lifespan) if plan.lifespan is not None else None
         self._unhealthy: StoreError | None = None
+        self._absent: list[indexes.Index] = []
         self._sources = {queue: self._source(queue) for queue in plan.queues}
         grouped = {name: lane for name, lane in self._lanes.items() if lane.task.group is not None}
         self._ungrouped = {name: lane for name, lane in self._lanes.items() if name not in grouped}
@@ -179,6 +182,7 @@ class Shift:
             self._every(self._unknown_every, self._look_after_unknown, at_once=True),
             self._every(self._plan.lease / 10, self._watch),
             self._every(self._plan.health_interval, self._check_health),
+            self._every(_INDEXES_EVERY, self._keep_indexes),
         ):
             self._background.append(self._loop.create_task(work))
         if self._lifespan is not None and self._lifespan.task is not None:
@@ -309,6 +313,14 @@ class Shift:
             self._unhealthy = None
         unconfirmed = None if self._leases.healthy else StoreUnavailable(self._store.place.host, "leases not confirmed")
         self._plan.hooks.tell("health", self._unhealthy or unconfirmed)
+
+    async def _keep_indexes(self) -> None:
+        """Creates indexes anew where somebody has dropped them, as with their collection."""
+        with suppress(AccessDenied):
+            absent = await self._store.arun(indexes.missing())
+            if absent and absent != self._absent:  # what cannot be created is said once
+                await create_indexes(self._store)
+            self._absent = absent
 
     async def _watch(self) -> None:
         self._crew.watch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,14 +12,17 @@ import pymongo
 import pytest
 
 import axeq
+from axeq.rules import indexes
 from axeq.rules.backlog import Backlog
 from axeq.rules.due import due_page, next_due
 from axeq.rules.indexes import INDEXES
 from axeq.rules.manage import dead, find, stats_by_task
+from axeq.running import shift
 from axeq.wire.wire import ISOLATIONS, JOBS
 from axeq.words.states import State
-from tests.support.probe import Probe
-from tests.support.waiting import settled
+from tests.support.pools import quick_pool, running
+from tests.support.probe import Probe, probe
+from tests.support.waiting import eventually, settled
 
 
 def described(jobs: Any) -> dict[str, Any]:
@@ -59,6 +63,52 @@ async def test_the_first_label_creates_the_index_that_makes_it_unique(queue: Any
     await settled(queue.enqueue(Probe(), label="one"))
 
     assert "label" in described(jobs)
+
+
+async def test_labels_are_unique_again_within_a_minute_of_the_collections_end(
+    queue: Any, store: axeq.Store, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await settled(queue.enqueue(Probe(), label="one"))
+    jobs.drop()
+    later = time.monotonic() + 60
+
+    monkeypatch.setattr(type(store.clock), "monotonic", lambda _: later)
+    first = await settled(queue.enqueue(Probe(), label="one"))
+
+    with pytest.raises(axeq.LabelTaken) as caught:
+        await settled(queue.enqueue(Probe(), label="one"))
+    assert caught.value.existing_id == first.id
+    assert jobs.count_documents({}) == 1
+
+
+async def test_an_index_that_was_there_is_not_asked_for_with_each_label(
+    queue: Any, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    secure = indexes.secure
+
+    def counted(name: str, *place: Any, **how: Any) -> Any:
+        asked.append(name)
+        return secure(name, *place, **how)
+
+    monkeypatch.setattr(indexes, "secure", counted)
+
+    for label in "abc":
+        await settled(queue.enqueue(Probe(), label=label))
+
+    assert asked == ["label"]
+
+
+def test_a_pool_creates_again_the_indexes_of_a_collection_that_was_dropped(
+    store: axeq.Store, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shift, "_INDEXES_EVERY", 0.05)
+    pool = quick_pool(store)
+    pool.add(axeq.Task(Probe, probe))
+    with running(pool):
+        jobs.drop()
+
+        eventually(lambda: {"claim", "label"} <= described(jobs).keys())
 
 
 @pytest.fixture(scope="session")
