@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from axeq.documents.record import Document
 from axeq.rules.workers import live
 from axeq.wire.wire import CONTROL, JOBS, Call, Find, Op
 from axeq.words.clock import Clock
@@ -26,10 +28,21 @@ def served(queue: str, clock: Clock) -> Op[set[str]]:
     return {name for serving in pools.values() for name in serving.names}
 
 
-def _run(queue: str, clock: Clock) -> Op[set[str]]:
-    """As `served`, and those that live pools have adopted."""
-    pools = yield from live([queue], clock)
-    return {name for serving in pools.values() for name in (*serving.names, *serving.others)}
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What live pools run: the names that they have tasks for or have adopted, or `anything`."""
+
+    names: frozenset[str]
+    anything: bool
+
+    def __contains__(self, name: str) -> bool:
+        return self.anything or name in self.names
+
+
+def _run(queue: str, clock: Clock) -> Op[_Run]:
+    pools = (yield from live([queue], clock)).values()
+    names = frozenset(name for serving in pools for name in (*serving.names, *serving.others))
+    return _Run(names, anything=any(serving.anything for serving in pools))
 
 
 def park(queue: str, own: Iterable[str], clock: Clock) -> Op[Counter[str]]:
@@ -42,14 +55,18 @@ def park(queue: str, own: Iterable[str], clock: Clock) -> Op[Counter[str]]:
     parked: Counter[str] = Counter()
     yield Call(CONTROL, "delete_many", ({"kind": "parked", "until": {"$lt": clock.earliest()}},))
     for _ in range(_MOST_PAGES):
-        known = (yield from _run(queue, clock)).union(own)
-        due = {"queue": queue, "name": {"$nin": sorted(known)}, "available_at": {"$lte": clock.earliest()}}
+        run = yield from _run(queue, clock)
+        if run.anything:
+            break
+        known = sorted(run.names.union(own))
+        due = {"queue": queue, "name": {"$nin": known}, "available_at": {"$lte": clock.earliest()}}
         found = yield Find(JOBS, {**due, "state": {"$in": _WAITING}}, {"name": 1}, limit=_PAGE)
         ids = {job["_id"]: job["name"] for job in found if isinstance(job["name"], str)}
         if not ids:
             break
         parked += yield from _put_aside(queue, ids, due, clock)
-        for name in (yield from _run(queue, clock)).intersection(ids.values()):
+        run = yield from _run(queue, clock)
+        for name in {name for name in ids.values() if name in run}:
             parked[name] -= yield from _bring_back(queue, name, clock)
         if len(found) < _PAGE:
             break
@@ -82,13 +99,16 @@ def _bring_back(queue: str, name: str, clock: Clock) -> Op[int]:
     return int((yield Call(JOBS, "update_many", (parked, due))).matched_count)
 
 
-def welcome(queues: Sequence[str], names: Sequence[str], clock: Clock) -> Op[int]:
-    """Makes jobs due that were parked before a pool came that serves `names` on `queues`, and returns how many.
+def welcome(queues: Sequence[str], names: Sequence[str] | None, clock: Clock) -> Op[int]:
+    """Makes jobs due that were parked before a pool came that serves `names`, None for anything, on `queues`, and
+    returns how many.
 
     To be called once the pool has announced itself.
     """
     brought = 0
-    query = {"kind": "parked", "queue": {"$in": list(queues)}, "name": {"$in": list(names)}}
+    query: Document = {"kind": "parked", "queue": {"$in": list(queues)}}
+    if names is not None:
+        query["name"] = {"$in": list(names)}
     for document in (yield Find(CONTROL, query)):
         brought += yield from _bring_back(document["queue"], document["name"], clock)
         yield Call(CONTROL, "delete_one", ({"_id": document["_id"], "until": document["until"]},))

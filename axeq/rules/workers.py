@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from axeq.documents.record import Document
 from axeq.wire.wire import WORKERS, Call, Find, Op
 from axeq.words.clock import Clock
 
@@ -24,20 +25,22 @@ _FORGOTTEN_SECONDS = 3600.0
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What a live pool serves: each of its tasks on each of its queues, and `others` while no pool has a task for
-    them.
+    them. `anything` says that it takes in whatever nobody has a task for.
     """
 
     queues: Sequence[str]
     names: Sequence[str]
     others: Sequence[str] = ()
+    anything: bool = False
 
 
 def announce(worker: str, serving: Serving, clock: Clock) -> Op[dict[str, Serving]]:
     """Says that a pool is live and what it serves, and returns who else does on any of its queues, by id."""
     now = clock.earliest()
-    said = {"queues": list(serving.queues), "names": list(serving.names), "seen_at": now}
-    word = {"$set": {**said, "others": list(serving.others)} if serving.others else said}
-    yield Call(WORKERS, "update_one", ({"_id": worker}, word), {"upsert": True})
+    said: Document = {"queues": list(serving.queues), "names": list(serving.names), "seen_at": now}
+    if serving.others or serving.anything:
+        said |= {"others": list(serving.others), "anything": serving.anything}
+    yield Call(WORKERS, "update_one", ({"_id": worker}, {"$set": said}), {"upsert": True})
     others = yield from live(serving.queues, clock)
     others.pop(worker, None)
     return others
@@ -46,9 +49,11 @@ def announce(worker: str, serving: Serving, clock: Clock) -> Op[dict[str, Servin
 def live(queues: Sequence[str], clock: Clock) -> Op[dict[str, Serving]]:
     """Returns the live pools that serve any of `queues`, by id."""
     query = {"queues": {"$in": list(queues)}, "seen_at": {"$gte": clock.earliest() - timedelta(seconds=_LIVE_SECONDS)}}
-    documents = yield Find(WORKERS, query, {"queues": 1, "names": 1, "others": 1})
+    documents = yield Find(WORKERS, query, {"queues": 1, "names": 1, "others": 1, "anything": 1})
     return {
-        document["_id"]: Serving(document["queues"], document["names"], document.get("others", ()))
+        document["_id"]: Serving(
+            document["queues"], document["names"], document.get("others", ()), document.get("anything", False)
+        )
         for document in documents
     }
 

@@ -124,7 +124,7 @@ class Shift:
         self._ticker = Ticker(self._store, first.queue, plan.tasks, lag=first.lag, resting=self._rests)
 
     def _hints_of(self, groups: Gatherer | None) -> Hints:
-        names = self._versions if isinstance(self._plan.strangers, str) else None
+        names = None if self._takes_anything else self._versions
         feeds = {queue: source.feed for queue, source in self._sources.items()}
         return Hints(self._store, feeds, names=names, groups=groups, cancelled=self._crew.cancel)
 
@@ -166,7 +166,8 @@ class Shift:
             self._crew.share(await self._lifespan.enter())
         try:
             await self._announce()
-            await self._store.arun(welcome(list(self._sources), list(self._versions), self._store.clock))
+            names = None if self._takes_anything else list(self._versions)
+            await self._store.arun(welcome(list(self._sources), names, self._store.clock))
         except BaseException:
             await self._leave()
             await self._leave_lifespan()
@@ -276,7 +277,9 @@ class Shift:
                 self._wake()
 
     async def _announce(self) -> None:
-        serving = Serving(list(self._sources), list(self._versions), self._unknown.adopted)
+        serving = Serving(
+            list(self._sources), list(self._versions), self._unknown.adopted, anything=self._takes_anything
+        )
         others = await self._store.arun(workers.announce(self._plan.worker, serving, self._store.clock))
         for queue, source in self._sources.items():
             rivals = {
@@ -293,8 +296,13 @@ class Shift:
             _LOGGER.warning("other pools learn late that this one has ended: %s", error)
 
     @property
+    def _takes_anything(self) -> bool:
+        """Whether the pool has a handler for jobs that nobody has a task for."""
+        return not isinstance(self._plan.strangers, str)
+
+    @property
     def _unknown_every(self) -> float:
-        return _UNKNOWN_EVERY if isinstance(self._plan.strangers, str) else _ADOPTED_EVERY
+        return _ADOPTED_EVERY if self._takes_anything else _UNKNOWN_EVERY
 
     async def _look_after_unknown(self) -> None:
         await self._unknown.look(self._unknown_every)

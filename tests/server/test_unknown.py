@@ -63,6 +63,20 @@ def test_a_job_that_no_live_pool_understands_is_parked_and_run_once_one_comes(st
     assert (strange.refresh().attempts, pool.counts["dequeue"]) == (1, 1)
 
 
+def test_a_parked_job_runs_once_a_pool_starts_that_takes_whatever_comes(store: axeq.Store) -> None:
+    strange = axeq.Queue(store).enqueue(Strange())
+
+    def whatever(ctx: axeq.Context[Any, Any]) -> str:
+        return "whatever"
+
+    with running(pool_for(store, unknown="park")):
+        eventually(lambda: in_minutes(strange) > 4)
+        with running(pool_for(store, unknown=whatever)):
+            assert strange.wait(DEADLINE) == "whatever"
+
+    assert strange.refresh().attempts == 1
+
+
 def test_a_job_that_another_live_pool_understands_is_not_parked(store: axeq.Store) -> None:
     queue, gate = axeq.Queue(store), threading.Event()
     busy = quick_pool(store)

@@ -11,7 +11,7 @@ import pytest
 
 import axeq
 from axeq.rules.strangers import park, served, welcome
-from axeq.rules.workers import Serving, announce, leave
+from axeq.rules.workers import Serving, announce, leave, live
 from axeq.wire.commands import Command, Op
 
 FAR = timedelta(minutes=4)
@@ -33,6 +33,10 @@ class Other(axeq.Model, name="other"):
 
 def starts(store: axeq.Store, worker: str, *names: str, queue: str = "default") -> None:
     store.run(announce(worker, Serving([queue], names), store.clock))
+
+
+def takes_anything(store: axeq.Store, *others: str) -> None:
+    store.run(announce("any", Serving(["default"], ["note"], others, anything=True), store.clock))
 
 
 def comes(store: axeq.Store, *names: str) -> int:
@@ -103,6 +107,21 @@ def test_a_pool_of_another_queue_or_one_that_has_left_serves_nothing_here(store:
     assert waits(store, job)
 
 
+def test_where_a_live_pool_takes_anything_nothing_is_parked(store: axeq.Store) -> None:
+    job = axeq.Queue(store).enqueue(Other())
+    takes_anything(store)
+
+    assert parked(store) == {}
+    assert not waits(store, job)
+
+
+def test_a_pool_that_takes_anything_says_what_it_has_adopted_until_it_gives_it_up(store: axeq.Store) -> None:
+    for others in (["other"], []):
+        takes_anything(store, *others)
+
+        assert list(store.run(live(["default"], store.clock))["any"].others) == others
+
+
 def commands_of_a_parking() -> int:
     with axeq.Store(mongomock.MongoClient()["axeq"]) as store:
         axeq.Queue(store).enqueue(Other())
@@ -127,6 +146,26 @@ def test_a_pool_that_starts_at_any_moment_of_a_parking_finds_its_jobs_due(store:
         assert not waits(store, job)
         job.remove()
         store.run(leave("just started", store.clock))
+
+
+@pytest.mark.parametrize("announced", range(commands_of_a_parking() + 1))
+def test_a_pool_that_takes_anything_finds_all_due_at_whatever_moment_of_a_parking_it_starts(
+    store: axeq.Store, announced: int
+) -> None:
+    for welcomed in range(announced, commands_of_a_parking() + 1):
+        job = axeq.Queue(store).enqueue(Other())
+
+        def act(done: int, welcomed: int = welcomed) -> None:
+            if done == announced:
+                takes_anything(store)
+            if done == welcomed:
+                store.run(welcome(["default"], None, store.clock))
+
+        store.run(interrupted(park("default", [], store.clock), act))
+
+        assert not waits(store, job)
+        job.remove()
+        store.run(leave("any", store.clock))
 
 
 def test_a_pool_that_comes_later_finds_what_was_parked_due_and_nothing_else(store: axeq.Store) -> None:
