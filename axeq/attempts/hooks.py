@@ -56,10 +56,7 @@ class Hooks:
 
     def add(self, moment: Moment, function: Callable[..., Any]) -> None:
         """Has `function` told; raises `ConfigurationError` where it cannot be."""
-        if moment not in _SAYS:
-            known = ", ".join(f'"{each}"' for each in typing.get_args(Moment))
-            raise ConfigurationError(f"a pool tells of no {moment!r}: on() takes one of {known}")
-        says = _SAYS[moment]
+        says = said_at(moment)
         taken = ", ".join(says)
         if not callable(function):
             raise ConfigurationError(f'on("{moment}") takes a function of ({taken}), not {function!r:.80}')
@@ -108,6 +105,14 @@ class Hooks:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=1.0)
+
+
+def said_at(moment: Any) -> tuple[str, ...]:
+    """Returns what the functions of a moment are called with; raises `ConfigurationError` where there is no such."""
+    if not (isinstance(moment, str) and moment in _SAYS):
+        known = ", ".join(f'"{each}"' for each in typing.get_args(Moment))
+        raise ConfigurationError(f"a pool tells of no {moment!r:.80}: on() takes one of {known}")
+    return _SAYS[moment]
 
 
 class Notices:

@@ -30,7 +30,7 @@ import decimal
 import re
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from enum import Enum
 from ipaddress import (
@@ -387,7 +387,12 @@ def _by_base(value: Any) -> _Conversion:
         return _Converter.secret
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _Converter.dataclass
-    raise _Refused(
-        f"a {type(value).__module__}.{type(value).__qualname__} has no place in BSON: "
-        "use one of the types that docs/payloads.md lists, or give the field a serializer"
-    )
+    raise _Refused(f"a {type(value).__module__}.{type(value).__qualname__} has no place in BSON: {_mend(value)}")
+
+
+def _mend(value: Any) -> str:
+    if isinstance(value, Coroutine):
+        return "await it"
+    if isinstance(value, BaseException):
+        return "raise it, or give its text"
+    return "use one of the types that docs/payloads.md lists, or give the field a serializer"

@@ -178,7 +178,7 @@ def bind(model: type[M], *, name: str | None = None, result: Any = None) -> Bind
     Raises `ConfigurationError` where it is neither, or a `name` disagrees with the model's own.
     """
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise ConfigurationError(f"a job's payload must be a pydantic model, not {model!r}")
+        raise ConfigurationError(_no_model(model))
     return cast("Binding[M, Any]", _bind(model, name, result))
 
 
@@ -203,10 +203,22 @@ def _bind(model: type[BaseModel], name: str | None, result: Any) -> Binding[Any,
     return Binding(model, name=name_of(name), result=Any if result is None else result)
 
 
+def _no_model(given: Any) -> str:
+    """Says of what is no class of payloads, or of a payload's class, what should be there."""
+    if isinstance(given, BaseModel):
+        return f"the model must be a pydantic model's class, {type(given).__name__}, not an instance of it"
+    if not isinstance(given, type):
+        return f"the model must be a pydantic model's class, as in axeq.Model, not {given!r:.100}"
+    wrong = "a class: call it" if issubclass(given, type) else f"a {given.__name__}"
+    return f"a job's payload must be a pydantic model, as in Thumbnail(image=...), not {wrong}"
+
+
 def name_of(name: str) -> str:
     """Returns `name` if it can name a task or a queue; raises `ConfigurationError` otherwise."""
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise ConfigurationError(f"name {name!r} must be 1 to 128 of A-Z a-z 0-9 _ . : / -")
+        declared = getattr(name, "__axeq__", None)
+        hint = f": that of {name.__name__} is {declared['name']!r}" if declared and isinstance(name, type) else ""
+        raise ConfigurationError(f"name {name!r} must be 1 to 128 of A-Z a-z 0-9 _ . : / -{hint}")
     return name
 
 

@@ -259,6 +259,8 @@ def identity(value: Any) -> Any:
     """
     if isinstance(value, _IDENTITIES) and not isinstance(value, bool):
         return value
+    if isinstance(value, Record):
+        raise ConfigurationError(f"id must be the job's, not the job itself: give its .id, {value.id!r}")
     raise ConfigurationError(f"id must be an ObjectId, text, an int, a UUID, bytes or a datetime, not {_kind(value)}")
 
 
@@ -302,7 +304,8 @@ def event(
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__module__}.{type(value).__qualname__}"
+    kind = type(value)
+    return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
 
 
 def _moment(value: Any) -> datetime:

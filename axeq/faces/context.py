@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from axeq.documents.record import Document, Record
 from axeq.faces.asyncqueue import AsyncQueue
 from axeq.faces.atomic import AsyncAtomic, Atomic, pause
 from axeq.faces.hands import Hands, Terms
+from axeq.faces.limits import named
 from axeq.faces.queue import Queue
 from axeq.rules.interim import keep
 from axeq.rules.lifecycle import Held
@@ -202,7 +204,10 @@ class Context(Generic[M, R]):
         while True:
             try:
                 async with self.transaction() as session:
-                    value = await callback(session)
+                    awaited = callback(session)
+                    if not inspect.isawaitable(awaited):
+                        raise ConfigurationError(f"transact takes an async function, and {named(callback)} is none")
+                    value = await awaited
                     self._result = self._result if value is None else value
                 return value
             except Exception as error:  # noqa: BLE001 - raised again unless it is the collision
@@ -216,6 +221,9 @@ class Context(Generic[M, R]):
             try:
                 with self.sync_transaction() as session:
                     value = callback(session)
+                    if inspect.iscoroutine(value):
+                        value.close()
+                        raise ConfigurationError(f"sync_transact takes a plain function: {named(callback)} is async")
                     self._result = self._result if value is None else value
                 return value
             except Exception as error:  # noqa: BLE001 - raised again unless it is the collision

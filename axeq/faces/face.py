@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from axeq.documents.codec import fingerprint
 from axeq.documents.model import LARGEST_PAYLOAD, Binding, bind, name_of
 from axeq.faces.options import BATCH_OPTIONS, checked, labelled
@@ -72,6 +74,10 @@ class Face:
         terms = checked("enqueue_many", given, BATCH_OPTIONS)
         session, unique = terms.pop("session", None), terms.pop("unique", False)
         terms.pop("label", None)
+        if isinstance(payloads, BaseModel) or not isinstance(payloads, Iterable):
+            raise ConfigurationError(
+                f"enqueue_many takes a list of payloads, not a {type(payloads).__name__}: enqueue takes one"
+            )
         payloads = list(payloads)
         bindings = [bind(type(payload), name=name) for payload in payloads]
         drafts = [

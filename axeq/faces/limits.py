@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict, cast
 
 from axeq.rules.outcome import Limits
-from axeq.words.backoff import Curve, Exponential
+from axeq.words.backoff import Curve, Exponential, gue, sidekiq
 from axeq.words.duration import Duration, seconds
 from axeq.words.errors import ConfigurationError
 from axeq.words.number import whole
@@ -73,6 +73,8 @@ def _backoff(backoff: Any, others: Collection[str]) -> Curve:
         raise ConfigurationError(
             f"backoff must be a curve of axeq.backoff, such as Exponential(), or a plain function, not {backoff!r:.100}"
         )
+    if backoff in (gue, sidekiq):
+        raise ConfigurationError(f"backoff must be what {named(backoff)}() returns: call it")
     check_arguments("backoff", backoff, "the attempt, its exception and the job", 3)
     return cast("Curve", backoff)
 
@@ -100,7 +102,7 @@ def _errors(option: str, given: Any) -> tuple[type[BaseException], ...]:
     classes = given if isinstance(given, tuple) else (given,)
     for each in classes:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
-            raise ConfigurationError(f"{option} must be a tuple of exception classes, without {each!r:.100}")
+            raise ConfigurationError(f"{option} must be an exception class or a tuple of them, not {given!r:.100}")
     return classes
 
 

@@ -169,7 +169,8 @@ def _payload(binding: Binding[Any, Any], options: TaskOptions) -> Callable[[], A
     if every is None:
         raise ConfigurationError("payload is that of a periodic task: give it every=, as in every=60")
     if not isinstance(payload, binding.model):
-        raise ConfigurationError(f"payload must be a {binding.model.__name__}, not {type(payload).__name__}")
+        kind = "the class itself" if isinstance(payload, type) else type(payload).__name__
+        raise ConfigurationError(f"payload must be a {binding.model.__name__}, not {kind}")
     return lambda: payload
 
 

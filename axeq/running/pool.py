@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -12,8 +13,9 @@ from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from axeq.attempts.hooks import Hook, Moment
-from axeq.documents.model import M, Payload, R
+from axeq.attempts.hooks import Hook, Moment, said_at
+from axeq.documents.model import M, Payload, R, bind
+from axeq.faces.limits import named
 from axeq.faces.task import Handler, Task, TaskOptions
 from axeq.running.oneshot import OneShot
 from axeq.running.plan import PoolOptions, planned
@@ -24,6 +26,8 @@ from axeq.words.errors import AlreadyRunning, ConfigurationError, TaskExists
 __all__ = ["Pool"]
 
 T = TypeVar("T")
+
+_AWAITED = "{0}() would block the running loop: use `await pool.a{0}()`"
 
 
 class Pool:
@@ -86,6 +90,8 @@ class Pool:
 
     def add(self, task: Task[M, R]) -> Task[M, R]:
         """Adds a task and returns it. Raises `TaskExists`, and `AlreadyRunning` once the pool runs."""
+        if not isinstance(task, Task):
+            raise ConfigurationError(f"a pool takes an axeq.Task, not {task!r:.100}: add(axeq.Task(Model, handler))")
         if self._shift is not None:
             raise AlreadyRunning(f"the pool is running: add {task.name!r} before it starts")
         if task.name in self._tasks:
@@ -103,6 +109,9 @@ class Pool:
     ) -> Callable[[Handler[M, T]], Handler[M, T]]: ...
     def task(self, model: Any, *, name: str | None = None, **options: Unpack[TaskOptions]) -> Callable[[Any], Any]:
         """Returns a decorator that adds its function as the handler of `model`; options as for `Task`."""
+        if inspect.isroutine(model):
+            raise ConfigurationError(f"task takes the model of {named(model)}, as in @pool.task(Thumbnail)")
+        bind(model, name=name)
 
         def decorate(handler: Any) -> Any:
             task: Any = Task(model, handler, name=name, **options) if name else Task(model, handler, **options)
@@ -128,6 +137,7 @@ class Pool:
         Functions, plain or async, are called on the pool's loop, so plain ones must not block; async ones run beside
         what the pool does. They cannot change it, and their errors are only logged. Raises `ConfigurationError`.
         """
+        said_at(moment)
 
         def decorate(function: Hook) -> Hook:
             self._hooks.add(moment, function)
@@ -147,7 +157,7 @@ class Pool:
         Blocks; may be called from any thread, but signals reach it only in the main one. Raises `AlreadyRunning`,
         `ConfigurationError` without tasks, and `StoreError` where the server cannot be used at the start.
         """
-        asyncio.run(self._run())
+        _blocking(self._run, "run() would block the running loop: use `async with pool`")
 
     def work_one(self) -> bool:
         """Runs one due job, the first in order over all tasks, or one group, and returns whether there was one.
@@ -156,7 +166,7 @@ class Pool:
         called while the pool runs. It neither waits for jobs nor enqueues those of periodic tasks. A job that can no
         longer be run is ended as a pool does. Raises `StoreError` where the server cannot be used.
         """
-        return _blocking("work_one", lambda: self._alone(self.awork_one))
+        return _blocking(lambda: self._alone(self.awork_one), _AWAITED.format("work_one"))
 
     def drain(self) -> int:
         """Runs all that is due, and what handlers enqueue for now meanwhile, then returns how many attempts it took.
@@ -165,7 +175,7 @@ class Pool:
         its delay; any other that falls due within half a second counts as due. Groups
         wait for nobody. Otherwise as `work_one`.
         """
-        return _blocking("drain", lambda: self._alone(self.adrain))
+        return _blocking(lambda: self._alone(self.adrain), _AWAITED.format("drain"))
 
     async def awork_one(self) -> bool:
         """As `work_one`, on the running loop."""
@@ -274,12 +284,19 @@ class Pool:
         return f"<Pool {self.worker} of {', '.join(self.queues)}: {', '.join(self._tasks) or 'no tasks'}>"
 
 
-def _blocking(verb: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _blocking(work: Callable[[], Coroutine[Any, Any, T]], otherwise: str) -> T:
+    """Does `work` on a loop of its own; where one runs, `otherwise` says what to use."""
+    if _in_a_loop():
+        raise ConfigurationError(otherwise)
+    return asyncio.run(work())
+
+
+def _in_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work())
-    raise ConfigurationError(f"{verb}() would block the running loop: use `await pool.a{verb}()`")
+        return False
+    return True
 
 
 class _signals:  # noqa: N801 - used as a statement

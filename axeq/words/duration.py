@@ -12,6 +12,7 @@ __all__ = ["Duration", "aware", "limit", "seconds"]
 Duration = timedelta | float
 """A `timedelta`, or a number of seconds."""
 
+_MOMENT = ": as in datetime.now(timezone.utc) + timedelta(hours=1)"
 _LONGEST = timedelta(days=3650).total_seconds()
 
 
@@ -45,7 +46,7 @@ def aware(value: datetime, option: str) -> datetime:
     Raises `ConfigurationError` for a naive one, which could mean any moment of a day.
     """
     if not isinstance(value, datetime):
-        raise ConfigurationError(f"{option} must be an aware datetime, not {type(value).__name__}")
+        raise ConfigurationError(f"{option} must be an aware datetime, not {type(value).__name__}{_MOMENT}")
     if value.utcoffset() is None:
         raise ConfigurationError(f"{option} is a naive datetime: give it a time zone, as in datetime.now(timezone.utc)")
     try:

@@ -67,6 +67,9 @@ __all__ = [
 _SCHEME = re.compile(r"(?<![a-z0-9+.-])([a-z][a-z0-9+.-]*+://)", re.IGNORECASE)
 
 
+_OBJECT_ID = re.compile("[0-9a-f]{24}")
+
+
 def redact(text: object) -> str:
     """Returns `text` with the credentials of every URI in it replaced by `***`."""
     before, *pieces = _SCHEME.split(str(text))
@@ -195,8 +198,16 @@ class JobNotFound(AxeqError):
     """No job has this id. Attribute `id` is the one asked for."""
 
     def __init__(self, identity: Any, message: str | None = None) -> None:
-        super().__init__(message or f"no job {identity}: it never existed, or its retention has passed")
+        super().__init__(
+            message or f"no job {identity}: it never existed, or its retention has passed{_hint(identity)}"
+        )
         self.id = identity
+
+
+def _hint(identity: Any) -> str:
+    if not (isinstance(identity, str) and _OBJECT_ID.fullmatch(identity)):
+        return ""
+    return f"; that is text, and ids that axeq makes are bson.ObjectId({identity!r})"
 
 
 class JobGone(JobNotFound):
@@ -221,7 +232,8 @@ class WaitTimeout(AxeqError, TimeoutError):
     """The job did not end in the time given. Attribute `id` is its id, of several waited for one of theirs."""
 
     def __init__(self, identity: Any, seconds: float, state: str, *, others: int = 0) -> None:
-        more = f" ({others} others have not ended either)" if others else ""
+        have = "1 other has" if others == 1 else f"{others} others have"
+        more = f" ({have} not ended either)" if others else ""
         super().__init__(f"job {identity} is still {state} after {seconds:g} s{more}")
         self.id = identity
 

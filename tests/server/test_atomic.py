@@ -310,6 +310,32 @@ def test_an_async_handler_is_not_let_block_its_own_loop(store: axeq.Store) -> No
     assert (job.error["type"], job.cause) == ("ConfigurationError", "exhausted")
 
 
+@transactional
+@anywhere
+@pytest.mark.parametrize("face", ["loop", "thread"])
+def test_a_callback_of_the_other_kind_is_refused_before_anything_is_kept(
+    store: axeq.Store, shop: Shop, face: str
+) -> None:
+    async def order(session: Any) -> None: ...
+
+    def sync_order(session: Any) -> None:
+        session.client[shop.name]["orders"].insert_one({}, session=session)
+
+    async def wrong(ctx: axeq.Context[Probe, Any]) -> Any:
+        return await ctx.transact(lambda session: None)  # type: ignore[arg-type,return-value]
+
+    def sync_wrong(ctx: axeq.Context[Probe, Any]) -> Any:
+        return ctx.sync_transact(lambda session: (sync_order(session), order(session))[1])
+
+    pool = quick_pool(store)
+    pool.add(axeq.Task(Probe, wrong if face == "loop" else sync_wrong, max_attempts=1))
+    with running(pool):
+        job = ended(axeq.Queue(store).enqueue(Probe()))
+
+    assert (job.error["type"], job.cause, shop.orders) == ("ConfigurationError", "exhausted", 0)
+    assert "transact takes" in job.error["message"]
+
+
 @pytest.mark.parametrize("kind", ["mongomock"], indirect=True)
 def test_without_transactions_it_is_refused_by_name(store: axeq.Store, database: str) -> None:
     with running(selling(store, "thread", max_attempts=1)):

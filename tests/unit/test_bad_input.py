@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import axeq
 from axeq.words.errors import ConfigurationError
+from tests.support.probe import Probe
 from tests.support.waiting import settled
 
 
@@ -26,6 +28,62 @@ def queue(request: pytest.FixtureRequest) -> Any:
 async def test_one_id_is_not_taken_for_the_ids_that_it_could_be_split_into(queue: Any, verb: str, jobs: Any) -> None:
     with pytest.raises(ConfigurationError, match="jobs must be a list"):
         await settled(getattr(queue, verb)(jobs))
+
+
+@pytest.mark.parametrize("payloads", [Probe(), None, 7])
+async def test_one_payload_is_not_taken_for_many(queue: Any, payloads: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"enqueue_many takes a list of payloads, .*: enqueue takes one"):
+        await settled(queue.enqueue_many(payloads))
+
+
+# One job
+
+
+@pytest.mark.parametrize(
+    ("payload", "mend"),
+    [({"value": 1}, "as in Thumbnail(image=...), not a dict"), (Probe, "not a class: call it")],
+)
+async def test_what_is_no_payload_is_told_what_one_looks_like(queue: Any, payload: Any, mend: str) -> None:
+    with pytest.raises(ConfigurationError, match="must be a pydantic model") as caught:
+        await settled(queue.enqueue(payload))
+
+    assert mend in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "mend"), [(Probe(), "Probe, not an instance of it"), ("probe", "as in axeq.Model, not 'probe'")]
+)
+async def test_what_is_no_model_to_pull_is_told_what_one_is(queue: Any, model: Any, mend: str) -> None:
+    with pytest.raises(ConfigurationError, match="must be a pydantic model") as caught:
+        await settled(queue.take(model))
+
+    assert mend in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", ["get", "exists", "wait", "cancel", "retry", "remove"])
+async def test_a_job_in_place_of_its_id_is_asked_for_the_id(queue: Any, verb: str) -> None:
+    job = await settled(queue.enqueue(Probe(), id="seven"))
+
+    with pytest.raises(ConfigurationError, match=r"give its \.id, 'seven'"):
+        await settled(getattr(queue, verb)(job))
+
+
+async def test_the_text_of_an_id_that_axeq_made_is_told_from_the_id(queue: Any) -> None:
+    job = await settled(queue.enqueue(Probe()))
+
+    with pytest.raises(axeq.JobNotFound, match=rf"bson\.ObjectId\('{job.id}'\)"):
+        await settled(queue.get(str(job.id)))
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_a_model_in_place_of_a_tasks_name_is_told_the_name(queue: Any, verb: str) -> None:
+    with pytest.raises(ConfigurationError, match="that of Probe is 'probe'"):
+        await settled(getattr(queue, verb)(Probe))
+
+
+async def test_a_duration_in_place_of_a_moment_is_told_how_to_make_one(queue: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"deadline must be .* not timedelta: as in datetime\.now\("):
+        await settled(queue.enqueue(Probe(), deadline=timedelta(hours=1)))
 
 
 # Where the jobs live

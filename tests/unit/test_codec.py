@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 import uuid
@@ -35,7 +36,7 @@ from pydantic import (
 
 from axeq.documents import codec
 from axeq.documents.codec import CODEC_OPTIONS, plain, size
-from axeq.words.errors import PayloadInvalid
+from axeq.words.errors import PayloadInvalid, Retry
 
 DOCS = Path(__file__).parents[2] / "docs" / "payloads.md"
 
@@ -191,6 +192,12 @@ def test_a_url_of_several_hosts_is_text_too(url: Any) -> None:
     assert plain(url, root="x") == str(url)
 
 
+def _forgotten() -> Any:
+    coroutine = asyncio.sleep(0)
+    coroutine.close()
+    return coroutine
+
+
 @pytest.mark.parametrize(
     ("value", "field", "mend"),
     [
@@ -209,6 +216,8 @@ def test_a_url_of_several_hosts_is_text_too(url: Any) -> None:
         ({"key": SecretBytes(b"s3cret")}, "thumbnail.key", 'secrets="store"'),
         ({"task": object()}, "thumbnail.task", "docs/payloads.md"),
         ({"number": 1j}, "thumbnail.number", "give the field a serializer"),
+        ({"later": _forgotten()}, "thumbnail.later", "await it"),
+        ({"error": Retry("s3cret")}, "thumbnail.error", "raise it"),
         ({"all": [1, {"deep": [object()]}]}, "thumbnail.all[1].deep[0]", "docs/payloads.md"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("thumbnail") else "",

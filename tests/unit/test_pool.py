@@ -28,6 +28,38 @@ def test_a_second_task_of_a_name_is_refused(pool: axeq.Pool) -> None:
     assert pool.tasks == [first]
 
 
+def test_a_decorator_without_its_model_or_moment_is_refused_where_it_stands(pool: axeq.Pool) -> None:
+    wrong: Any = pool
+
+    with pytest.raises(axeq.ConfigurationError, match=r"task takes the model of probe, as in @pool\.task\("):
+        wrong.task(probe)
+    with pytest.raises(axeq.ConfigurationError, match=r"on\(\) takes one of"):
+        wrong.on(probe)
+
+
+def test_a_handler_in_place_of_its_task_is_told_how_to_make_one(pool: axeq.Pool) -> None:
+    with pytest.raises(axeq.ConfigurationError, match=r"add\(axeq\.Task\(Model, handler\)\)"):
+        pool.add(probe)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("verb", "instead"),
+    [("run", "async with pool"), ("drain", "await pool.adrain()"), ("work_one", "await pool.awork_one()")],
+)
+async def test_what_would_block_a_running_loop_names_what_would_not(pool: axeq.Pool, verb: str, instead: str) -> None:
+    with pytest.raises(axeq.ConfigurationError) as caught:
+        getattr(pool, verb)()
+
+    assert instead in str(caught.value)
+
+
+def test_what_ends_a_drain_is_shown_without_the_pools_own_errors(pool: axeq.Pool) -> None:
+    with pytest.raises(axeq.ConfigurationError, match="no tasks") as caught:
+        pool.drain()
+
+    assert caught.value.__context__ is None
+
+
 @pytest.mark.parametrize(
     ("moment", "function", "says"),
     [

@@ -143,6 +143,20 @@ def test_an_option_that_cannot_work_is_refused_by_name(option: str, value: Any) 
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "mend"),
+    [
+        ("backoff", gue, "gue() returns: call it"),
+        ("retry_on", [ValueError], "an exception class or a tuple of them, not [<class 'ValueError'>]"),
+    ],
+)
+def test_a_likely_mistake_is_told_its_mend(option: str, value: Any, mend: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        axeq.Task(Thumbnail, handler, **{option: value})
+
+    assert mend in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("option", "value"),
     [
         ("workers", 1),
