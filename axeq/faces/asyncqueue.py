@@ -262,7 +262,9 @@ class AsyncQueue(Face):
         return AsyncConsumer(taker, batch=batch, wait=wait)
 
     async def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
-        """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
+        """Cancels a job, at once where it waits, else by asking its worker, and tells what that achieved. `reason` is
+        kept in its events. Raises `JobNotFound`.
+        """
         return await self.store.arun(manage.cancel(identity(id), self.store.clock, reason=reason))
 
     async def retry(self, id: Any) -> AsyncJob[Any, Any]:

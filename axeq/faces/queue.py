@@ -296,7 +296,9 @@ class Queue(Face):
         return Consumer(taker, batch=batch, wait=wait)
 
     def cancel(self, id: Any, *, reason: str = "") -> Cancellation:
-        """Cancels a job: at once where it waits, else by asking its worker. Raises `JobNotFound`."""
+        """Cancels a job, at once where it waits, else by asking its worker, and tells what that achieved. `reason` is
+        kept in its events. Raises `JobNotFound`.
+        """
         return self.store.run(manage.cancel(identity(id), self.store.clock, reason=reason))
 
     def retry(self, id: Any) -> Job[Any, Any]:

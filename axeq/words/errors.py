@@ -304,7 +304,8 @@ class DuplicateKey(StoreError):
 class Retry(Exception):
     """Raised by a handler to have the job tried again. It counts as an attempt.
 
-    `delay` (`timedelta` or seconds) or `at` (aware datetime) says when; default: the task's backoff.
+    `delay` (`timedelta` or seconds) or `at` (aware datetime) says when; default: the task's backoff. `reason` is kept
+    as the message of the failure.
     """
 
     def __init__(self, reason: str = "", *, delay: timedelta | float | None = None, at: datetime | None = None) -> None:
@@ -315,7 +316,7 @@ class Retry(Exception):
 
 
 class Cancel(Exception):
-    """Raised by a handler to end the job as cancelled, without another attempt. `reason` is kept."""
+    """Raised by a handler to end the job as cancelled, without another attempt. `reason` is kept in its events."""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
