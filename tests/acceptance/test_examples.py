@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 import pymongo
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.waiting import DEADLINE, eventually
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -41,11 +41,6 @@ def running(*arguments: str, killed: bool = False, **environment: str) -> Iterat
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
 
 
 def uvicorn(port: str) -> list[str]:
@@ -97,7 +92,7 @@ processes_are_listed = pytest.mark.skipif(not Path("/proc/self/stat").exists(), 
 
 @pytest.mark.parametrize("serve", [uvicorn, flask])
 def test_a_request_leaves_a_job_that_a_worker_run_by_hand_completes(serve: Any, uri: str) -> None:
-    port = free_port()
+    port = str(free_port())
 
     with running(*serve(port), AXEQ_URI=uri), answering(port) as client:
         posted = client.post("/images", json={"name": "a.jpg", "width": 64})
@@ -113,7 +108,7 @@ def test_a_request_leaves_a_job_that_a_worker_run_by_hand_completes(serve: Any, 
 @processes_are_listed
 @pytest.mark.parametrize("framework", ["fastapi", "flask"])
 def test_a_worker_that_the_app_starts_completes_the_job_and_ends_with_the_app(framework: str, uri: str) -> None:
-    port = free_port()
+    port = str(free_port())
     command = uvicorn(port) if framework == "fastapi" else ["flask_app.py"]
 
     with running(*command, AXEQ_URI=uri, WITH_WORKER="1", PORT=port) as app, answering(port) as client:
@@ -130,7 +125,7 @@ def test_a_worker_that_the_app_starts_completes_the_job_and_ends_with_the_app(fr
 @processes_are_listed
 @pytest.mark.parametrize("framework", ["fastapi", "flask"])
 def test_a_worker_ends_although_its_app_was_killed(framework: str, uri: str) -> None:
-    port = free_port()
+    port = str(free_port())
     command = uvicorn(port) if framework == "fastapi" else ["flask_app.py"]
 
     with running(*command, killed=True, AXEQ_URI=uri, WITH_WORKER="1", PORT=port) as app, answering(port) as client:
@@ -144,7 +139,7 @@ def test_a_worker_ends_although_its_app_was_killed(framework: str, uri: str) -> 
 
 @pytest.mark.parametrize("serve", [uvicorn, flask])
 def test_a_refused_upload_leaves_no_job(serve: Any, uri: str) -> None:
-    port = free_port()
+    port = str(free_port())
 
     with running(*serve(port), AXEQ_URI=uri), answering(port) as client:
         posted = client.post("/images", json={"name": ""} if serve is flask else {})
@@ -157,7 +152,7 @@ def test_a_refused_upload_leaves_no_job(serve: Any, uri: str) -> None:
 def test_fastapi_stores_the_image_and_its_job_together(
     uri: str, server: pymongo.MongoClient[dict[str, Any]], database: str
 ) -> None:
-    port = free_port()
+    port = str(free_port())
 
     with running(*uvicorn(port), AXEQ_URI=uri), answering(port) as client:
         client.post("/images", json={"name": "a.jpg"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from axeq.wire import servers
+from tests.support.ports import free_port
 
 __all__ = ["OwnServer"]
 
@@ -32,7 +32,7 @@ class OwnServer:
     def __enter__(self) -> Self:
         self._data.mkdir(parents=True)
         self._config.write_text("")
-        self._port = _free_port()
+        self._port = free_port()
         self._start()
         return self
 
@@ -73,13 +73,3 @@ class OwnServer:
         )
         assert hello is not None, f"{self.program.name} does not start: {self._log.read_text()}"
         self.uri = servers.announce(self._port, hello)
-
-
-def _free_port() -> int:
-    # Below the ports of outgoing connections, which would occupy it while the server is down. Test processes that run
-    # side by side begin elsewhere: between the look and the start, another could take it.
-    first = 29000 + os.getpid() % 37 * 100
-    for port in range(first, first + 100):
-        if servers.is_free(port):
-            return port
-    raise AssertionError("no free port")

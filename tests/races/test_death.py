@@ -94,7 +94,7 @@ def test_a_handler_that_blocks_the_loop_for_two_leases_keeps_its_job(queue: axeq
 
 
 def test_a_thread_beyond_its_timeout_is_never_joined_by_a_second_attempt(queue: axeq.Queue, workers: Workers) -> None:
-    workers.ready(workers.start(lease=LEASE))
+    workers.ready(workers.start(lease=10))
     job = queue.enqueue(Stubborn(seconds=1.2))  # four times its timeout, short of a lease beyond it
 
     until(lambda: job.refresh().final, seconds=40, what="the job ended")

@@ -19,6 +19,7 @@ import axeq
 from axeq.wire import servers
 from axeq.words.errors import EmbeddedUnavailable
 from tests.support.pools import python, quick_pool
+from tests.support.ports import deaf_port, free_port
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, eventually, settled
 
@@ -29,19 +30,16 @@ PASSWORD = "s3cr3t-w0rd"  # a test's own
 FACES = [axeq.Queue, axeq.AsyncQueue]
 
 
-def free_port() -> int:
-    return next(port for port in range(29_900, 30_000) if servers.is_free(port))
-
-
 @pytest.fixture(params=FACES, ids=lambda face: face.__name__)
 def face(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.fixture
-def nowhere() -> str:
+def nowhere() -> Iterator[str]:
     """The URI of a server that is not there, with a password in it."""
-    return f"mongodb://ada:{PASSWORD}@127.0.0.1:{free_port()}/shop?serverSelectionTimeoutMS=100"
+    with deaf_port() as port:  # it takes a moment to be refused
+        yield f"mongodb://ada:{PASSWORD}@127.0.0.1:{port}/shop?serverSelectionTimeoutMS=500"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +90,7 @@ def refused(wrong: str) -> str:
 
 
 async def test_a_server_that_is_not_there_is_one_line_with_its_address_and_the_cause(face: Any, nowhere: str) -> None:
-    async with axeq.Store(nowhere, timeout=0.5) as store:
+    async with axeq.Store(nowhere, timeout=1) as store:
         with pytest.raises(axeq.StoreUnavailable) as caught:
             await settled(face(store).get(1))
 
@@ -123,7 +121,7 @@ def _ask(face: Any, store: axeq.Store) -> None:
 
 
 def test_a_pool_whose_server_is_not_there_says_so_and_ends(nowhere: str) -> None:
-    with axeq.Store(nowhere, timeout=0.5) as store:
+    with axeq.Store(nowhere, timeout=1) as store:
         pool = quick_pool(store)
         pool.add(axeq.Task(Probe, probe))
 

@@ -88,14 +88,14 @@ def test_each_group_has_calls_of_its_own_and_jobs_without_one_share_another(stor
 def test_a_group_waits_until_no_job_has_come_for_its_grace(store: axeq.Store) -> None:
     calls = Calls()
 
-    with running(gathering(store, calls, axeq.Group(grace=1))):
+    with running(gathering(store, calls, axeq.Group(grace=2.5))):
         jobs = [*enqueued(store, [1], group="g")]
         eventually(lambda: datetime.now(UTC) - jobs[0].created_at > timedelta(seconds=0.6))
         jobs += enqueued(store, [2], group="g")
         ended(jobs)
 
     assert calls.values == [[1, 2]]
-    assert jobs[0].started_at - jobs[1].created_at >= timedelta(seconds=1)
+    assert jobs[0].started_at - jobs[1].created_at >= timedelta(seconds=2.5)
 
 
 def test_a_group_waits_no_longer_than_its_max_delay_though_jobs_keep_coming(store: axeq.Store) -> None:

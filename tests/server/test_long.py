@@ -249,15 +249,15 @@ def test_a_report_that_cannot_be_stored_fails_where_it_is_made(store: axeq.Store
 def test_an_extended_attempt_outlives_its_tasks_timeout(store: axeq.Store, face: str) -> None:
     async def slow(ctx: axeq.Context[Probe, Any]) -> str:
         ctx.extend(timedelta(seconds=60))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.5)
         return "done"
 
     def sync_slow(ctx: axeq.Context[Probe, Any]) -> str:
         ctx.extend(timedelta(seconds=60))
-        return "stopped" if ctx.wait_cancelled(1.0) else "done"
+        return "stopped" if ctx.wait_cancelled(2.5) else "done"
 
     pool = quick_pool(store)
-    pool.add(axeq.Task(Probe, slow if face == "loop" else sync_slow, timeout=0.5, max_attempts=1))
+    pool.add(axeq.Task(Probe, slow if face == "loop" else sync_slow, timeout=2, max_attempts=1))
     with running(pool):
         assert axeq.Queue(store).enqueue(Probe()).wait(DEADLINE) == "done"
 

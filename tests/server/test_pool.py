@@ -232,16 +232,17 @@ def test_two_pools_share_the_work_and_no_job_runs_twice(store: axeq.Store) -> No
     assert sorted(value for _, value in ran) == list(range(30))
 
 
+@pytest.mark.usefixtures("nobody_looks")
 def test_a_job_enqueued_while_the_pool_idles_starts_promptly(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
 
     with running(pool_for(store)):
         for value in range(10):
-            # Far below the ten seconds after which an idle pool looks without being told.
-            assert queue.enqueue(Probe(value=value)).wait(5) == value
+            assert queue.enqueue(Probe(value=value)).wait(DEADLINE) == value
 
 
 @pytest.mark.needs("streams")
+@pytest.mark.usefixtures("nobody_looks")
 def test_a_job_announced_while_the_pool_reads_is_not_forgotten(
     store: axeq.Store, jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +258,7 @@ def test_a_job_announced_while_the_pool_reads_is_not_forgotten(
         if op.__name__ == "due_page" and listening and not inserted.is_set():
             inserted.set()
             await asyncio.to_thread(jobs.insert_one, document)
-            await aeventually(announced.is_set, timeout=5)
+            await aeventually(announced.is_set)
         return found
 
     monkeypatch.setattr(store, "arun", slow_reads)
@@ -265,7 +266,7 @@ def test_a_job_announced_while_the_pool_reads_is_not_forgotten(
     with running(pool):
         eventually(lambda: jobs.find_one({"_id": job.id}) is not None)
 
-        assert job.wait(5) == 1
+        assert job.wait(DEADLINE) == 1
 
 
 def _noting(announced: threading.Event) -> Callable[..., None]:
@@ -317,6 +318,7 @@ def _answered_once(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[Any]:
     return claims
 
 
+@pytest.mark.usefixtures("nobody_looks")
 def test_a_job_given_back_by_one_pool_starts_promptly_in_another(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
     job = queue.enqueue(Probe(value=1))
@@ -325,7 +327,7 @@ def test_a_job_given_back_by_one_pool_starts_promptly_in_another(store: axeq.Sto
         with running(pool_for(store)):
             first.stop()
 
-            assert job.wait(8) == 1
+            assert job.wait(DEADLINE) == 1
 
 
 def test_a_job_whose_worker_has_died_is_run_by_another(store: axeq.Store, jobs: Any) -> None:

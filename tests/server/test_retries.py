@@ -365,7 +365,7 @@ def test_a_handler_never_starts_once_the_deadline_of_its_claimed_job_has_passed(
             job.wait(DEADLINE)
         first = queue.enqueue(Probe(value="first"), priority=axeq.Priority.HIGHEST)
         eventually(lambda: "first" in ran)
-        late = queue.enqueue(Probe(value="late"), deadline=datetime.now(UTC) + OVER)
+        late = queue.enqueue(Probe(value="late"), deadline=datetime.now(UTC) + 7 * OVER)  # claimed long before
         eventually(lambda: datetime.now(UTC) > late.deadline + timedelta(milliseconds=50))
         freed.set()
 

@@ -132,7 +132,7 @@ def test_a_process_that_runs_too_long_is_ended(store: axeq.Store) -> None:
         job = axeq.Queue(store).enqueue(Probe(outcome="hang"))
 
         assert cancelled(job).error["type"] == "TimeoutError"
-        assert axeq.Queue(store).enqueue(Probe(value=1)).wait(DEADLINE) == 1
+        assert axeq.Queue(store).enqueue(Probe(value=1), timeout=DEADLINE).wait(DEADLINE) == 1
 
 
 def test_retry_asks_for_another_attempt_that_counts(store: axeq.Store, handler: Any) -> None:
@@ -477,12 +477,12 @@ def test_a_handler_knows_its_job_and_its_pool(store: axeq.Store, caplog: pytest.
 @few_kinds
 def test_a_handler_that_blocks_the_loop_keeps_its_job(store: axeq.Store) -> None:
     runs: list[int] = []
-    pool = quick_pool(store, lease=0.5)
+    pool = quick_pool(store, lease=1.5)
 
     @pool.task(Probe)
     async def blocks(ctx: axeq.Context[Probe, Any]) -> int:
         runs.append(ctx.attempt)
-        time.sleep(1.2)
+        time.sleep(3.6)
         return ctx.job.lost
 
     with running(pool):

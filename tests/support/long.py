@@ -38,7 +38,7 @@ class Order(axeq.Model[str], name="order"):
 
     database: str
     item: str = "tea"
-    fails: Literal["", "inside", "after", "collides", "hangs", "result", "nests", "again", "keeps"] = ""
+    fails: Literal["", "inside", "after", "collides", "hangs", "overruns", "result", "nests", "again", "keeps"] = ""
     transacts: bool = False
 
 
@@ -112,8 +112,10 @@ async def _place(ctx: axeq.Context[Order, str], session: Any) -> str:
     await ctx.queue.enqueue(Mail(item=model.item), session=session)
     if model.fails == "inside":
         raise ValueError("inside")
-    if model.fails == "hangs":
+    if model.fails in ("hangs", "overruns"):
         await database["hanging"].insert_one({})
+        if model.fails == "overruns":
+            ctx.extend(0.1)
         await asyncio.sleep(3600)
     return _result(model)
 
@@ -149,8 +151,10 @@ def _sync_place(ctx: axeq.Context[Order, str], session: Any) -> str:
     ctx.sync_queue.enqueue(Mail(item=model.item), session=session)
     if model.fails == "inside":
         raise ValueError("inside")
-    if model.fails == "hangs":
+    if model.fails in ("hangs", "overruns"):
         database["hanging"].insert_one({})
+        if model.fails == "overruns":
+            ctx.extend(0.1)
         while not ctx.cancelled:
             time.sleep(0.01)
         ctx.check()
