@@ -56,7 +56,9 @@ def failing(folder: Path, changed: Mapping[str, str], tests: Sequence[str], *, f
 def _run(folder: Path, tests: Sequence[str], *, first: bool) -> list[str]:
     options = [
         "-q",
-        "--noconftest",
+        "--noconftest",  # but that of the unit tests: the others need a server
+        "-p",
+        "tests.unit.conftest",
         "--tb=no",
         "-rfE",
         "-p",
