@@ -42,6 +42,7 @@ class History:
         self._resume: Mapping[str, Any] | None = None
         self._marker: str | None = None
         self._caught_up = threading.Event()
+        self._failure: PyMongoError | None = None
         self.changes: list[Change] = []
 
     def __enter__(self) -> Self:
@@ -64,7 +65,9 @@ class History:
             jobs = client[self._database][self._collection]
             jobs.insert_one({"_id": self._marker})
             jobs.delete_one({"_id": self._marker})
-        assert self._caught_up.wait(seconds), "the change stream does not keep up"
+        assert self._caught_up.wait(seconds), (
+            f"the change stream does not keep up: {len(self.changes)} changes, {self._failure!r:.500}"
+        )
         return list(self.changes)
 
     def _run(self) -> None:
@@ -72,7 +75,8 @@ class History:
             while not self._ending.is_set():
                 try:
                     self._listen(client)
-                except PyMongoError:
+                except PyMongoError as error:
+                    self._failure = error
                     self._ending.wait(0.1)
 
     def _listen(self, client: pymongo.MongoClient[dict[str, Any]]) -> None:
