@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from axeq.documents.codec import Codec, opened, seal
-from axeq.words.errors import PayloadSealed, redact
+from axeq.words.errors import ConfigurationError, PayloadSealed, redact
 
 __all__ = [
     "FailedAttempt",
@@ -19,6 +19,7 @@ __all__ = [
     "raised",
     "sealed_failure",
     "shortened",
+    "stated",
 ]
 
 Failure = dict[str, Any]
@@ -91,6 +92,13 @@ def opened_failure(error: Mapping[str, Any] | None, codec: Codec | None) -> Mapp
 def shortened(reason: object) -> str:
     """Returns the text of a reason, cut to the 2 KiB that are kept."""
     return _cut(str(reason), _MESSAGE_LENGTH)
+
+
+def stated(reason: object) -> str:
+    """Returns a reason that a caller gives, `shortened`. Raises `ConfigurationError` where it is no text."""
+    if not isinstance(reason, str):
+        raise ConfigurationError(f"reason must be text, not {type(reason).__name__}: give str(...) of it")
+    return shortened(reason)
 
 
 def _cut(text: str, length: int, *, keep_end: bool = False) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from axeq.documents.checkpoint import restored, stored
-from axeq.documents.failure import failure, shortened
+from axeq.documents.failure import failure, stated
 from axeq.documents.model import LARGEST_PAYLOAD, Binding, M, R
 from axeq.documents.record import Document, Record
 from axeq.rules.interim import beat
@@ -88,6 +88,8 @@ class _Leased(Generic[M, R]):
 
     def _failing(self, error: BaseException | str, delay: Duration | None) -> Op[State]:
         pause = None if delay is None else seconds(delay, "delay")
+        if not isinstance(error, BaseException | str):
+            raise ConfigurationError(f"fail takes an exception or text, not {type(error).__name__}")
         raised = Reported(failure("Failure", error)) if isinstance(error, str) else error
         outcome = decide(raised, self.job, self._puller.limits)
         if isinstance(outcome, Failed) and pause is not None:
@@ -101,13 +103,13 @@ class _Leased(Generic[M, R]):
             raise ConfigurationError("snooze takes exactly one of delay= and at=")
         pause = 0.0 if delay is None else seconds(delay, "delay")
         moment = None if at is None else aware(at, "at")
-        return self._end(Snoozed(pause, moment, reason=shortened(reason), data=data))
+        return self._end(Snoozed(pause, moment, reason=stated(reason), data=data))
 
     def _cancelling(self, reason: str) -> Op[State]:
-        return self._end(Cancelled(Cause.HANDLER, shortened(reason)))
+        return self._end(Cancelled(Cause.HANDLER, stated(reason)))
 
     def _releasing(self, reason: str) -> Op[State]:
-        return self._end(Released(shortened(reason)))
+        return self._end(Released(stated(reason)))
 
     def _end(self, outcome: Outcome) -> Op[State]:
         """Returns the rule that writes an outcome; what cannot be stored is refused before anything is sent."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from axeq.documents.failure import shortened
+from axeq.documents.failure import stated
 from axeq.documents.record import Document, Record
 from axeq.rules.outcome import Cancelled, Limits
 from axeq.rules.settlement import cancelling, logged
@@ -139,9 +139,9 @@ def _in_state(state: State) -> Document:
 def cancel(identity: Any, clock: Clock, *, reason: str = "") -> Op[Cancellation]:
     """Cancels a job: at once where it waits or its lease has lapsed, else by asking its worker.
 
-    Raises `JobNotFound`.
+    Raises `JobNotFound`, and `ConfigurationError` for a reason that is no text.
     """
-    reason = shortened(reason)
+    reason = stated(reason)
     while True:
         record = yield from get(identity)
         if record.final:

@@ -55,6 +55,17 @@ async def test_a_job_that_is_not_there_is_an_error(queue: Any) -> None:
     assert await settled(queue.remove(17)) is False
 
 
+@pytest.mark.parametrize("reason", [3, None, ["late"]], ids=repr)
+async def test_a_cancel_for_a_reason_that_is_no_text_is_refused_and_cancels_nothing(queue: Any, reason: Any) -> None:
+    job = await settled(queue.enqueue(Probe()))
+
+    for cancelling in (lambda: queue.cancel(job.id, reason=reason), lambda: job.cancel(reason)):
+        with pytest.raises(axeq.ConfigurationError, match="reason must be text, not"):
+            await settled(cancelling())
+
+    assert (await settled(job.refresh())).state is State.ENQUEUED
+
+
 async def test_jobs_are_found_by_state_name_and_label_newest_first(queue: Any, store: axeq.Store) -> None:
     first, second = await made(queue), await made(queue, label="one")
     other = await settled(queue.enqueue(Probe(), run_at=None))

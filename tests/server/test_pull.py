@@ -163,6 +163,28 @@ async def test_a_lease_ends_its_job_for_good(queue: Any) -> None:
     assert (await settled(job.refresh())).cause == "handler"
 
 
+@pytest.mark.parametrize(
+    ("verb", "given", "named"),
+    [
+        ("cancel", {"reason": 3}, "reason must be text, not int"),
+        ("cancel", {"reason": None}, "reason must be text, not NoneType"),
+        ("release", {"reason": ["full"]}, "reason must be text, not list"),
+        ("snooze", {"delay": 5, "reason": ValueError("busy")}, "reason must be text, not ValueError"),
+        ("fail", {"error": 3}, "fail takes an exception or text, not int"),
+    ],
+)
+async def test_what_is_no_reason_is_refused_and_leaves_the_lease_as_it_is(
+    queue: Any, verb: str, given: Any, named: str
+) -> None:
+    await made(queue)
+    lease = await one(queue)
+
+    with pytest.raises(axeq.ConfigurationError, match=named):
+        await settled(getattr(lease, verb)(**given))
+
+    assert await settled(lease.complete("small")) is State.COMPLETED
+
+
 async def test_a_result_that_cannot_be_stored_leaves_the_lease_as_it_is(queue: Any) -> None:
     await made(queue)
     lease = await one(queue)
