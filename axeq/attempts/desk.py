@@ -14,7 +14,7 @@ from typing import Any
 
 from axeq.attempts.executor import FINAL_STOPS, Attempt, Stop
 from axeq.attempts.leases import Leases
-from axeq.documents.record import Document, Record
+from axeq.documents.record import Document
 from axeq.faces.hands import Hands, Terms
 from axeq.rules.interim import report
 from axeq.rules.lifecycle import Held
@@ -102,7 +102,7 @@ class Desk(Hands):
     def lose(self, attempt: Attempt, reason: str) -> None:
         # The handler hears it as an exception: to cancel it besides would end its own care for that.
         attempt.request_stop(Stop.LOST, reason, interrupting=False)
-        self._leases.drop(attempt.ids)
+        self._leases.drop(_called_ids(attempt))
         self._call(self._lost, attempt, reason)
 
     def complete(self, attempt: Attempt, entries: Sequence[Settlement]) -> None:
@@ -172,16 +172,11 @@ def _is_live(attempt: Attempt) -> bool:
     return attempt.ended_at is None and not attempt.abandoned and attempt.stop is not Stop.LOST
 
 
-def _called(attempt: Attempt) -> Sequence[Record]:
-    """Returns the jobs that the handler was called for: members of a group may have been left out."""
-    return attempt.records if attempt.context is None else attempt.context.jobs
-
-
 def _called_ids(attempt: Attempt) -> list[Any]:
-    return [record.id for record in _called(attempt)]
+    return [part.record.id for part in attempt.called]  # members of a group may have been left out
 
 
 def _words(attempt: Attempt) -> list[tuple[Held, Document]]:
     assert attempt.context is not None
     said = dict(attempt.context._said)
-    return [(Held(record.id, record.token), said) for record in _called(attempt)]
+    return [(Held(part.record.id, part.record.token), said) for part in attempt.called]

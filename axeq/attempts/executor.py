@@ -126,6 +126,11 @@ class Attempt:
         return [self]
 
     @property
+    def called(self) -> Sequence[Attempt]:
+        """Those of them that the handler is called for."""
+        return self.parts
+
+    @property
     def whole(self) -> Attempt:
         """The attempt that calls the handler: this one, unless it shares the call with others."""
         return self

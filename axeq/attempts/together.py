@@ -69,6 +69,13 @@ class Together(Attempt):
     def parts(self) -> Sequence[Member]:
         return self.members
 
+    @property
+    def called(self) -> Sequence[Member]:
+        if self.context is None:
+            return self.members
+        ids = {record.id for record in self.context.jobs}
+        return [member for member in self.members if member.record.id in ids]
+
     def first_end(self, clock: Clock) -> tuple[float, Stop]:
         """Returns in how many seconds the call is to end, and why: deadlines end it where no job is left by then."""
         limit = self.timeout
@@ -79,14 +86,16 @@ class Together(Attempt):
         return (left, Stop.DEADLINE) if left < limit else (limit, Stop.TIMEOUT)
 
     def request_stop(self, stop: Stop, reason: str = "", *, interrupting: bool = True) -> None:
-        """Tells the handler to stop, for all of its jobs that are not out yet."""
-        for member in self.members:
+        """Tells the handler to stop, for all of its jobs that are not out yet; it can have lost those alone that it was
+        called for.
+        """
+        for member in self.called if stop is Stop.LOST else self.members:
             Attempt.request_stop(member, stop, reason, interrupting=False)
         super().request_stop(stop, reason, interrupting=interrupting)
 
     def member_is_out(self, stop: Stop, reason: str) -> None:
         """Tells the handler to stop where no job is left to it."""
-        if self.stop is None and all(member.stop is not None for member in self.members):
+        if self.stop is None and all(member.stop is not None for member in self.called):
             super().request_stop(stop, reason)
 
     def drop(self, attempt: Attempt) -> bool:

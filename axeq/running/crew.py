@@ -304,7 +304,7 @@ class Crew:
 
     def _lost(self, attempt: Attempt, reason: str) -> None:
         """Takes note of a lease that the attempt itself has found lost."""
-        for part in attempt.parts:
+        for part in attempt.called:
             self._tell_lost(part, reason)
         if attempt.running:
             self._abandon_later(attempt)

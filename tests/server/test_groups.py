@@ -362,6 +362,42 @@ def test_each_job_of_a_call_that_finds_its_leases_lost_is_lost_once(store: axeq.
     assert len(told) == pool.counts["lost"] == 3
 
 
+def test_a_job_that_was_left_out_of_a_call_is_not_lost_with_the_others(store: axeq.Store, jobs: Any) -> None:
+    told: list[Any] = []
+
+    async def commit(ctx: axeq.Context[Any, Any]) -> None:
+        for job in ctx.jobs:
+            jobs.delete_one({"_id": job.id})
+        ctx._hands.lose(ctx._attempt, "found by the handler")
+
+    jobs.insert_one(stored_probe(_id="unreadable", group="g", data={"outcome": "none such"}))
+    ids = {job.id for job in enqueued(store, range(2), group="g")}
+    pool = gathering(store, Calls(commit))
+    pool.on("lost")(lambda job: told.append(job.id))
+
+    with running(pool):
+        eventually(lambda: (pool.counts["lost"], pool.counts["cancel"]) == (2, 1))
+
+    assert set(told) == ids
+    assert axeq.Queue(store).get("unreadable").cause == "invalid"
+
+
+def test_a_call_stops_once_its_jobs_are_out_though_one_had_been_left_out_before(store: axeq.Store, jobs: Any) -> None:
+    _, wait = gate()
+    calls = Calls(wait)
+    jobs.insert_one(stored_probe(_id="unreadable", group="g", data={"outcome": "none such"}))
+    called = enqueued(store, range(2), group="g")
+
+    with running(gathering(store, calls, lease=1)):
+        eventually(lambda: bool(calls.values))
+        for job in called:
+            job.cancel("enough")
+
+        assert ended(called) == [State.CANCELLED] * 2
+
+    assert axeq.Queue(store).get("unreadable").cause == "invalid"
+
+
 def test_a_call_that_takes_too_long_fails_every_job(store: axeq.Store) -> None:
     _, wait = gate()
     calls = Calls(wait)
