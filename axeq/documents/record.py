@@ -10,6 +10,8 @@ from uuid import UUID
 from bson.objectid import ObjectId
 
 from axeq.documents.failure import FailedAttempt, raised, shortened
+from axeq.words.clock import milliseconds
+from axeq.words.duration import aware
 from axeq.words.errors import ConfigurationError
 from axeq.words.states import FINAL, Cause, Phase, State
 
@@ -253,10 +255,12 @@ class Record:
 
 def identity(value: Any) -> Any:
     """Returns `value` if it can be a job's id: never what a filter takes for an operator or a pattern, and equal in
-    Python to what is equal in MongoDB.
+    Python to what is equal in MongoDB. A moment is cut to the millisecond that is stored.
 
     Raises `ConfigurationError` otherwise.
     """
+    if isinstance(value, datetime):
+        return milliseconds(aware(value, "id"))
     if isinstance(value, _IDENTITIES) and not isinstance(value, bool):
         return value
     if isinstance(value, Record):

@@ -146,8 +146,10 @@ def _are_unique(documents: Iterable[Mapping[str, Any]], keys: Sequence[tuple[str
     return len(values) == len(set(values))
 
 
-_STORED: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
-"""As mongomock can hold it: UUIDs and decimals in BSON's own types."""
+_STORED: CodecOptions[dict[str, Any]] = CodecOptions()
+"""As mongomock can hold it: UUIDs and decimals in BSON's own types, and moments without a zone, which it drops of all
+but the keys by which it keeps documents.
+"""
 
 
 def _as_sent(document: Mapping[str, Any]) -> dict[str, Any]:

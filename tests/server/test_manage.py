@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -64,6 +65,30 @@ async def test_a_cancel_for_a_reason_that_is_no_text_is_refused_and_cancels_noth
             await settled(cancelling())
 
     assert (await settled(job.refresh())).state is State.ENQUEUED
+
+
+async def test_a_job_is_known_by_a_moment_as_by_any_id(queue: Any, jobs: Any) -> None:
+    moment = datetime(2026, 5, 4, 12, 0, 0, 123_456, tzinfo=timezone(timedelta(hours=2)))
+    job = await settled(queue.enqueue(Probe(value=1), id=moment))
+
+    again = await settled(queue.enqueue(Probe(value=2), id=moment))
+    found = await settled(queue.get(moment))
+
+    assert (again.created, again.id, found.id) == (False, job.id, job.id)
+    assert found.data["value"] == 1
+    assert await settled(queue.exists(moment))
+    assert await settled(queue.cancel(moment)) is Cancellation.CANCELLED
+    assert await settled(queue.retry_many([moment])) == {}
+    assert await settled(queue.remove_many([moment])) == 1
+    assert jobs.count_documents({}) == 0
+
+
+async def test_a_naive_moment_is_no_id(queue: Any, jobs: Any) -> None:
+    moment = datetime(2026, 5, 4)  # noqa: DTZ001 - a naive one is what is refused
+
+    for call in (queue.get, queue.remove, lambda moment: queue.enqueue(Probe(), id=moment)):
+        with pytest.raises(axeq.ConfigurationError, match="id is a naive datetime"):
+            await settled(call(moment))
 
 
 async def test_jobs_are_found_by_state_name_and_label_newest_first(queue: Any, store: axeq.Store) -> None:
