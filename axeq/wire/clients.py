@@ -7,6 +7,7 @@ import os
 import ssl
 import threading
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -14,11 +15,30 @@ from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.driver_info import DriverInfo
 from pymongo.synchronous.mongo_client import MongoClient
 
-__all__ = ["Clients", "forget_ended", "host_of", "transport"]
+__all__ = ["Clients", "ProcessLock", "forget_ended", "host_of", "transport"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 C = TypeVar("C", MongoClient[Any], AsyncMongoClient[Any])
+
+
+class ProcessLock:
+    """A lock of each process's own: one that a thread holds while its process forks is free in the child, where that
+    thread is not.
+    """
+
+    def __init__(self) -> None:
+        self._by_process: dict[int, threading.Lock] = {}
+
+    def __enter__(self) -> None:
+        process = os.getpid()
+        lock = self._by_process.get(process) or self._by_process.setdefault(process, threading.Lock())
+        lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._by_process[os.getpid()].release()
 
 
 class Clients:
@@ -38,7 +58,7 @@ class Clients:
         self._arguments.setdefault("driver", DriverInfo("axeq", _version()))
         self._given = given
         self._home = (os.getpid(), _running_loop())
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._sync: tuple[int, MongoClient[Any]] | None = None
         self._asyncs: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncMongoClient[Any]] = WeakKeyDictionary()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from axeq.documents.record import Document
 from axeq.documents.settings import duration, setting
 from axeq.wire.capabilities import Capabilities, from_hello
 from axeq.wire.changes import Changes
-from axeq.wire.clients import Clients, forget_ended, host_of
+from axeq.wire.clients import Clients, ProcessLock, forget_ended, host_of
 from axeq.wire.wire import ISOLATIONS, JOBS, AsyncWire, Op, Place, SyncWire
 from axeq.words.clock import Clock, LocalClock, ServerClock
 from axeq.words.duration import Duration
@@ -89,7 +88,7 @@ class Store:
         deadline = duration(timeout, "timeout", "AXEQ_TIMEOUT", 10.0, zero=False)
         self.place = Place(name, jobs, found.host, deadline, min(found.selection, deadline))
         self.clock: Clock = ServerClock() if found.mock is None else LocalClock()
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._listeners: list[Callable[[Sequence[Document]], None]] = []
         self._changes = Changes()
         self._sync_wire: SyncWire | None = None
