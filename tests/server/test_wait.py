@@ -189,7 +189,7 @@ async def test_many_jobs_are_waited_for_together_whatever_their_end(queue: Any, 
 async def test_a_wait_for_many_gives_up_at_its_timeout_and_names_one(queue: Any) -> None:
     jobs = [await made(queue), await made(queue)]
 
-    with pytest.raises(axeq.WaitTimeout, match=r"after 0.2 s \(1 others") as caught:
+    with pytest.raises(axeq.WaitTimeout, match=r"after 0\.2 s \(1 other has") as caught:
         await settled(queue.wait_many(jobs, timeout=0.2))
 
     assert caught.value.id == jobs[0].id
