@@ -50,7 +50,7 @@ def aware(value: datetime, option: str) -> datetime:
     if value.utcoffset() is None:
         raise ConfigurationError(f"{option} is a naive datetime: give it a time zone, as in datetime.now(timezone.utc)")
     try:
-        value.astimezone(UTC) + timedelta(seconds=1)
+        _ = value.astimezone(UTC) + timedelta(seconds=1)  # what counts from it must be a datetime too
     except OverflowError:
         raise ConfigurationError(f"{option} is beyond the years that a datetime holds in UTC") from None
     return value
