@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 
 __all__ = ["Change", "History", "changed"]
 
-_CLOSED_AFTER = 15.0
+_CLOSED_AFTER = _SILENT_FOR = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class History:
         self._thread.join(_CLOSED_AFTER)
         assert not self._thread.is_alive(), "the change stream does not close"
 
-    def complete(self, seconds: float = 30.0) -> list[Change]:
+    def complete(self, seconds: float = 90.0) -> list[Change]:
         """Returns the changes up to now: it waits until a write of its own has come back."""
         self._caught_up.clear()
         self._marker = f"marker {time.monotonic_ns()}"
@@ -83,11 +83,15 @@ class History:
         jobs = client[self._database][self._collection]
         with jobs.watch(resume_after=self._resume, max_await_time_ms=200) as stream:
             self._listening.set()
+            heard_at = time.monotonic()
             while not self._ending.is_set():
                 event = stream.try_next()
                 self._resume = stream.resume_token
                 if event is not None:
+                    heard_at = time.monotonic()
                     self._heard(event)
+                elif self._resume is not None and time.monotonic() - heard_at > _SILENT_FOR:
+                    return  # a stand-in's stream fell silent for good, now and then: go on from where it was
 
     def _heard(self, event: Mapping[str, Any]) -> None:
         identity = event.get("documentKey", {}).get("_id")

@@ -72,7 +72,7 @@ def test_pools_that_know_each_other_hardly_race_for_jobs(arena: MakeArena) -> No
         scene.workers.terminate(team)
 
         assert scene.breaches() == []
-    attempted = sum(worker.counts["attempted"] for worker in team)
+    attempted = sum(worker.counts.get("attempted", 0) for worker in team)  # all may be done before one hears of any
     # 1.06 to 1.2 on a busy machine; four pools that do not know each other try each job 3.8 times.
     assert attempted <= 1.6 * total
     assert reruns(scene.workers.executions()) == 0
