@@ -135,6 +135,14 @@ async def atake(taker: Taker[M, R], count: int) -> list[AsyncLease[M, R]]:
     return [taker.alease(each) for each in claimed]
 
 
+def give_back(taker: Taker[Any, Any], claimed: Sequence[Claimed[Any]]) -> None:
+    """Gives jobs back; what cannot be is noted, and its lease lapses."""
+    try:
+        taker.store.run(taker.give_back(claimed))
+    except StoreError as error:
+        log_kept(claimed, error)
+
+
 async def aclaim(taker: Taker[M, R], count: int) -> list[Claimed[M]]:
     """Claims jobs; cancelled in between, it gives back what the claim has taken."""
     claim = asyncio.ensure_future(taker.store.arun(taker.claim(count)))
@@ -166,11 +174,3 @@ async def agive_back(taker: Taker[M, R], claimed: Sequence[Claimed[M]]) -> None:
 def log_kept(claimed: Sequence[Claimed[Any]], error: StoreError) -> None:
     """Notes that jobs could not be given back."""
     _LOGGER.warning("%d jobs not given back, their leases lapse: %s", len(claimed), error)
-
-
-def give_back(taker: Taker[Any, Any], claimed: Sequence[Claimed[Any]]) -> None:
-    """Gives jobs back; what cannot be is noted, and its lease lapses."""
-    try:
-        taker.store.run(taker.give_back(claimed))
-    except StoreError as error:
-        log_kept(claimed, error)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -15,30 +13,13 @@ from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.driver_info import DriverInfo
 from pymongo.synchronous.mongo_client import MongoClient
 
-__all__ = ["Clients", "ProcessLock", "forget_ended", "host_of", "transport"]
+from axeq.wire.lock import ProcessLock
+
+__all__ = ["Clients", "forget_ended", "host_of", "transport"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 C = TypeVar("C", MongoClient[Any], AsyncMongoClient[Any])
-
-
-class ProcessLock:
-    """A lock of each process's own: one that a thread holds while its process forks is free in the child, where that
-    thread is not.
-    """
-
-    def __init__(self) -> None:
-        self._by_process: dict[int, threading.Lock] = {}
-
-    def __enter__(self) -> None:
-        process = os.getpid()
-        lock = self._by_process.get(process) or self._by_process.setdefault(process, threading.Lock())
-        lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._by_process[os.getpid()].release()
 
 
 class Clients:

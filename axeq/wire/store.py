@@ -29,7 +29,8 @@ from axeq.documents.record import Document
 from axeq.documents.settings import duration, setting
 from axeq.wire.capabilities import Capabilities, from_hello
 from axeq.wire.changes import Changes
-from axeq.wire.clients import Clients, ProcessLock, forget_ended, host_of
+from axeq.wire.clients import Clients, forget_ended, host_of
+from axeq.wire.lock import ProcessLock
 from axeq.wire.wire import ISOLATIONS, JOBS, AsyncWire, Op, Place, SyncWire
 from axeq.words.clock import Clock, LocalClock, ServerClock
 from axeq.words.duration import Duration

@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "capabilities",
         "servers",
         "embedded",
+        "lock",
         "clients",
         "store",
         "sessions",
