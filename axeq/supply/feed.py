@@ -20,8 +20,10 @@ __all__ = ["Feed"]
 _LOGGER = logging.getLogger("axeq.feed")
 _PAGES_AHEAD = 4
 _SMALLEST_PAGE, _LARGEST_PAGE = 500, 4000
-_DISCOVER_EVERY, _DISCOVER_SHARE = 1.0, 50
-"""Seconds between two looks for new priorities; more where a look is slow, so that it takes a fiftieth of the time."""
+_DISCOVER_EVERY, _DISCOVER_SHARE, _DISCOVER_WITHIN = 1.0, 50, 5.0
+"""Seconds between two looks for new priorities; more where a look is slow, so that it takes a fiftieth of the time; no
+more than five, for a job whose worker died may be the only one of its priority.
+"""
 _POLL_WITH_STREAM = 10.0
 _LOOK_AGAIN = 0.01
 """Where a job could be claimed already, but was not: another pool's, or one that must run alone."""
@@ -137,7 +139,7 @@ class Feed:
             backlog = Backlog(self._queue, names[0], versions[names[0]], flat=self._flat)
             backlog.met(candidates)
             self._backlogs[names[0]] = backlog
-            self._discovered(backlog, began)  # nothing goes before what is first in order
+            self._discovered(backlog, took=0.0)  # nothing goes before what is first in order
 
     async def _read_head(self, backlog: Backlog, wanted: int) -> None:
         """Reads anew what the next claims will take."""
@@ -162,11 +164,11 @@ class Feed:
         now = self._store.clock.monotonic()
         if now >= self._discover_at[backlog.name]:
             await self._store.arun(backlog.discover(horizon))
-            self._discovered(backlog, now)
+            self._discovered(backlog, took=self._store.clock.monotonic() - now)
 
-    def _discovered(self, backlog: Backlog, since: float) -> None:
-        now = self._store.clock.monotonic()
-        self._discover_at[backlog.name] = now + max(_DISCOVER_EVERY, (now - since) * _DISCOVER_SHARE)
+    def _discovered(self, backlog: Backlog, *, took: float) -> None:
+        pause = min(max(_DISCOVER_EVERY, took * _DISCOVER_SHARE), _DISCOVER_WITHIN)
+        self._discover_at[backlog.name] = self._store.clock.monotonic() + pause
 
     @property
     def look_now(self) -> bool:

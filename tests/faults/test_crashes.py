@@ -112,7 +112,7 @@ def test_a_job_of_a_killed_worker_does_not_wait_for_the_end_of_a_backlog(arena: 
         until(lambda: victim.held, seconds=20, what="the worker has claimed the job")
         scene.workers.kill(victim)
 
-        others = queue.enqueue_many([Work(number=number, seconds=0.02) for number in range(total)])
+        others = queue.enqueue_many([Work(number=number, seconds=0.03) for number in range(total)])
         scene.promised([orphan, *others], prompt=False)
         scene.workers.start()
         scene.drained(total + 1, seconds=80)

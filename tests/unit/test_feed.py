@@ -15,9 +15,10 @@ from axeq.supply.board import Board
 from axeq.supply.feed import Feed
 from axeq.supply.hints import Hints
 from axeq.supply.lag import RandomLag
+from axeq.wire.wire import drive
 from axeq.words.errors import StoreUnavailable
 
-from .playing import NOW, UNANSWERED, ScriptedClock, matches
+from .playing import NOW, UNANSWERED, ScriptedClock, given_job, matches
 
 
 def feed(clock: ScriptedClock) -> Feed:
@@ -156,3 +157,40 @@ async def test_a_pool_that_had_no_answer_to_when_jobs_fall_due_asks_again() -> N
 
     assert before > 5
     assert idle.pause() <= (due - NOW).total_seconds() + 0.1
+
+
+class SlowJobs:
+    """A store whose reads take `seconds` each; it answers by the filters of a feed with a backlog."""
+
+    def __init__(self, clock: ScriptedClock, jobs: list[dict[str, Any]], *, seconds: float) -> None:
+        self.clock = clock
+        self.jobs = jobs
+        self._seconds = seconds
+
+    async def arun(self, op: Any) -> Any:
+        return drive(op, self._found)
+
+    def _found(self, find: Any) -> list[dict[str, Any]]:
+        self.clock.elapsed += self._seconds
+        found = [job for job in self.jobs if matches(find.filter, job)]
+        return sorted(found, key=lambda job: (job["priority"], job["available_at"]))[: find.limit]
+
+
+@pytest.mark.parametrize(("seconds", "within"), [(0.0, 1.0), (0.5, 8.0)])
+async def test_in_a_backlog_the_first_job_of_its_priority_is_found_soon_however_slow_reads_are(
+    seconds: float, within: float
+) -> None:
+    """Among five seconds and the reads themselves: a worker's death may leave such a job."""
+    clock = ScriptedClock()
+    store: Any = SlowJobs(clock, [given_job(_id=number) for number in range(1000)], seconds=seconds)
+    board = Board(RandomLag(0.0), monotonic=clock.monotonic)
+    reading = Feed(store, "default", {"thumbnail": 1}, board, interval=0.1, max_interval=1.0, wake=lambda: None)
+    await reading.look(wanted=4)
+    store.jobs.append(given_job(_id="first", priority=-1, lost=1))
+    began = clock.elapsed
+
+    while not board.lost_first("thumbnail", clock.earliest(), most_lost=1):
+        clock.elapsed += 0.1
+        assert clock.elapsed - began <= within + 0.2
+        reading.begin_refill("thumbnail", wanted=4, anew=True)
+        await reading.refilled("thumbnail")
