@@ -13,7 +13,7 @@ from tests.support.ports import free_port
 
 __all__ = ["OwnServer"]
 
-_START_DEADLINE = 40.0
+_START_DEADLINE = 120.0
 
 
 class OwnServer:

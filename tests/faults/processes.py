@@ -26,9 +26,13 @@ FOREVER = float("inf")
 def until(condition: Callable[[], bool], *, seconds: float, what: str | Callable[[], str]) -> None:
     """Polls until `condition` holds; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        took = time.monotonic() - began
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what if isinstance(what, str) else what()}"
-        time.sleep(0.02)
+        time.sleep(max(0.02, took))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,13 @@ class Worker:
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def stalls(self) -> list[Harm]:
+        """Returns when the machine did not let it run, and for how long what it held then may have been without it."""
+        path = self._base.with_suffix(".stalls")
+        lines = path.read_text().splitlines() if path.exists() else []
+        spans = [tuple(map(float, line.split())) for line in lines]
+        return [Harm("stall", self.pid, at, until + self.settings.lease) for at, until in spans]
+
     def files(self) -> int:
         """Returns how many files and sockets it has open."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
@@ -114,7 +125,7 @@ class Workers:
         self._folder = folder
         self.settings = settings
         self.all: list[Worker] = []
-        self.harms: list[Harm] = []
+        self._done: list[Harm] = []
         self.usage: list[Usage] = []
 
     @property
@@ -125,6 +136,11 @@ class Workers:
     def idle_victims(self) -> list[Worker]:
         """The workers that run, and so can be killed to some effect."""
         return [worker for worker in self.alive if worker.ready and not worker.asked_to_end]
+
+    @property
+    def harms(self) -> list[Harm]:
+        """What was done to the workers, by the scenario and by a machine that is too busy."""
+        return [*self._done, *(stall for worker in self.all for stall in worker.stalls())]
 
     def start(self, count: int = 1, **changes: object) -> list[Worker]:
         """Starts so many workers with the scenario's settings, but for `changes`."""
@@ -143,9 +159,10 @@ class Workers:
     def kill(self, worker: Worker) -> None:
         """Ends a worker by SIGKILL."""
         worker.asked_to_end = True
+        moment = time.monotonic()
         worker.process.kill()
         worker.process.wait()
-        self.harms.append(Harm("kill", worker.pid, time.monotonic(), FOREVER))
+        self._done.append(Harm("kill", worker.pid, moment, FOREVER))
 
     def kill_any(self, random: Random) -> Worker | None:
         """Kills one of the running workers; None where none runs."""
@@ -160,7 +177,7 @@ class Workers:
         """Stops a worker by SIGSTOP and returns when that was."""
         moment = time.monotonic()
         worker.signal(signal.SIGSTOP)
-        self.harms.append(Harm("stop", worker.pid, moment, FOREVER))
+        self._done.append(Harm("stop", worker.pid, moment, FOREVER))
         return moment
 
     def thaw(self, worker: Worker) -> None:
@@ -169,7 +186,7 @@ class Workers:
 
     def disturbed(self, kind: str, since: float) -> None:
         """Notes that since a moment until now no worker could reach the server."""
-        self.harms.append(Harm(kind, None, since, time.monotonic()))
+        self._done.append(Harm(kind, None, since, time.monotonic()))
 
     def terminate(self, workers: Iterable[Worker], seconds: float = 30) -> list[int]:
         """Asks workers to end by SIGTERM, and returns their exit codes."""

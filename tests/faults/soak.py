@@ -36,7 +36,8 @@ _LABELS = 50
 _MOST_ATTEMPTS = 5
 _RATE, _SLOW_RATE = 200.0, 20.0
 _CROWD_SECONDS = 3.0
-"""Producers wait while more jobs live than are enqueued in this time: else a slow machine shows but a growing queue."""
+"""Producers wait while more jobs live than end in this time: else a slow machine shows but a growing queue."""
+_FEWEST_A_SECOND = 5.0
 _RESTART_EVERY = 40.0
 
 
@@ -123,18 +124,26 @@ class Soak:
             lambda: self._step_down(proxy),
             lambda: self._swallow(scene, proxy),
         ]
-        restart_at = time.monotonic() + min(_RESTART_EVERY, self._seconds / 3)
+        began = time.monotonic()
+        restart_at = began + min(_RESTART_EVERY, self._seconds / 3)
         while time.monotonic() < until:
             self._ending.wait(random.uniform(0.5, 2.0))
             scene.workers.measure()
-            self._crowded = scene.count(*LIVE) > _CROWD_SECONDS * self._rate
+            self._look(scene, began)
             if time.monotonic() >= restart_at:
                 restart_at += _RESTART_EVERY
                 killed = time.monotonic()
                 server.restart()
                 scene.workers.disturbed("server", killed)
+                self._look(scene, began)
             else:
                 random.choices(acts, weights=[5, 2, 1, 3, 2, 1])[0]()
+
+    def _look(self, scene: Arena, began: float) -> None:
+        """Has the producers wait while there is too much to do, at the pace of the run so far."""
+        live = scene.count(*LIVE)
+        pace = (len(scene.enqueued) - live) / (time.monotonic() - began)
+        self._crowded = live > _CROWD_SECONDS * min(max(pace, _FEWEST_A_SECOND), self._rate)
 
     def _victim(self, scene: Arena, random: Random, veteran: Worker) -> Worker | None:
         victims = [worker for worker in scene.workers.idle_victims if worker is not veteran]
@@ -168,7 +177,7 @@ class Soak:
 
     def _drain(self, scene: Arena) -> None:
         """Waits until every job has ended, though not for ever."""
-        deadline = time.monotonic() + 60.0 + self._seconds / 2
+        deadline = time.monotonic() + 120.0 + self._seconds / 2
         while scene.count(*LIVE) and time.monotonic() < deadline:
             time.sleep(0.5)
 

@@ -190,18 +190,18 @@ def test_a_worker_asked_twice_to_end_gives_its_jobs_back_at_once(arena: MakeAren
 @pytest.mark.fault("F05")
 def test_workers_frozen_beyond_their_leases_change_nothing_when_they_go_on(arena: MakeArena) -> None:
     rounds, jobs_each = size(1, full=25), 4
-    scene = arena(lease=1.0, workers=jobs_each)
+    scene = arena(lease=3.0, workers=jobs_each)
     with scene.queue() as queue, scene.history() as history:
         for _ in range(rounds):
             frozen = scene.workers.ready(scene.workers.start(2))
-            jobs = [queue.enqueue(Work(seconds=0.6)) for _ in range(2 * jobs_each)]
+            jobs = queue.enqueue_many([Work(seconds=4.0) for _ in range(2 * jobs_each)])
             scene.promised(jobs)
             until(lambda jobs=jobs: _running(scene, jobs) == 2 * jobs_each, seconds=30, what="all jobs run")
 
             for worker in frozen:
                 scene.workers.freeze(worker)
             rescuers = scene.workers.start(2)
-            scene.drained(len(scene.enqueued), seconds=60)
+            scene.drained(len(scene.enqueued), seconds=120)
             settled = scene.documents()
             for worker in frozen:
                 scene.workers.thaw(worker)

@@ -56,7 +56,7 @@ def test_a_soak_that_drifts_is_a_breach(case: str) -> None:
 def test_a_soak_that_stays_as_it_was_is_none() -> None:
     usage = [Usage(1, at, 100 * MEBIBYTE + int(at) % 7, files=20) for at in range(60)]
 
-    assert list(Drift(STEADY, usage).faults()) == []
+    assert list(Drift([*STEADY, *STEADY], usage).faults()) == []
 
 
 @pytest.mark.fault("F60")

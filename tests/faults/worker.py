@@ -1,6 +1,7 @@
 """A worker process of the fault tests: `worker.py SETTINGS`, a JSON object of `processes.Settings`.
 
-It keeps the ledger, and tells what the harness waits for by files beside it: `ready`, `held`, `counts`.
+It keeps the ledger, and tells what the harness waits for by files beside it: `ready`, `held`, `counts`; and by
+`stalls` when the machine has kept it from running.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 __all__ = ["main"]
 
 SETTINGS: dict[str, Any] = json.loads(sys.argv[1]) if __name__ == "__main__" else {}
+_TICK = 0.05
 
 
 def falsify(offset: float) -> None:
@@ -84,6 +87,22 @@ def dump(number: int, frame: object) -> None:
     faulthandler.dump_traceback()
 
 
+def note_stalls(longest: float) -> None:
+    """Notes each time for which this process did not run and lost more than `longest` seconds, from when until when.
+
+    What it spent itself (code that holds the GIL) is its own fault, and not noted.
+    """
+    path = Path(f"{SETTINGS['name']}.stalls")
+    seen, spent = time.monotonic(), time.process_time()
+    while True:
+        time.sleep(_TICK)
+        now, used = time.monotonic(), time.process_time()
+        if now - seen > longest and used - spent < (now - seen) / 2:
+            with path.open("a") as stalls:
+                stalls.write(f"{seen} {now}\n")
+        seen, spent = now, used
+
+
 def build(store: axeq.Store, ledger: Ledger) -> axeq.Pool:
     pool = axeq.Pool(store, lease=SETTINGS["lease"], drain=SETTINGS["drain"], max_lag=SETTINGS["max_lag"])
     workers = SETTINGS["workers"]
@@ -110,6 +129,7 @@ def run(pool: axeq.Pool) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGUSR1, dump)
+    threading.Thread(target=note_stalls, args=(SETTINGS["lease"] / 3,), name="stalls", daemon=True).start()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(relativeCreated)d %(name)s %(message)s")
     if SETTINGS["freeze_at"]:
         freeze_at(SETTINGS["freeze_at"])

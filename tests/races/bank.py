@@ -1,4 +1,7 @@
-"""A worker process that moves money in transactions, and walks with checkpoints: `bank URI LEDGER LEASE WORKERS`."""
+"""A worker process that moves money in transactions, and walks with checkpoints: `bank URI LEDGER LEASE WORKERS`.
+
+`AXEQ_BANK_LIMIT` in its environment is for how many seconds its transactions may be open.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,7 @@ from axeq.rules import transaction
 from tests.races.serving import Ledger, serve
 
 ACCOUNTS = 3
-LIMIT = 2.0
-"""Seconds that a transaction may take here, so that what a killed worker held is free again soon."""
+LIMIT = "AXEQ_BANK_LIMIT"
 
 Moment = Literal["", "written", "completed", "committed"]
 
@@ -126,7 +128,7 @@ def _mortal() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     transaction._commit = mortal  # type: ignore[assignment]
-    transaction.LIMIT = atomic.LIMIT = LIMIT
+    transaction.LIMIT = atomic.LIMIT = float(os.environ.get(LIMIT, transaction.LIMIT))
 
 
 if __name__ == "__main__":

@@ -82,9 +82,13 @@ class Workers:
 def until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
     """Polls until `condition` holds; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        took = time.monotonic() - began
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
+        time.sleep(max(0.02, took))
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from .conftest import Workers, until
 
 FUNDS = 1000
 LEASE = 1.0
+SHORT = 5
+"""Seconds that a transaction may take where its process is killed, so that what it held is free again soon."""
 
 
 class Bank:
@@ -53,9 +55,12 @@ def bank(queue: axeq.Queue, server: pymongo.MongoClient[dict[str, Any]], capabil
 
 
 @pytest.fixture
-def reaping(server: pymongo.MongoClient[dict[str, Any]]) -> Iterator[bool]:
-    """Whether the server undoes transactions by itself after as short a time as these processes allow them."""
-    limit = {"setParameter": 1, "transactionLifetimeLimitSeconds": int(LIMIT)}
+def reaping(server: pymongo.MongoClient[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """Has the worker processes allow their transactions a short time, and tells whether the server then undoes them
+    by itself.
+    """
+    monkeypatch.setenv(LIMIT, str(SHORT))
+    limit = {"setParameter": 1, "transactionLifetimeLimitSeconds": SHORT}
     try:
         server.admin.command(limit)
     except OperationFailure:
@@ -102,13 +107,13 @@ def test_a_process_killed_in_a_transaction_has_done_all_of_it_or_nothing(
     victim = workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
     job = queue.enqueue(Transfer(source=0, target=1, amount=5, dies=dies))
 
-    assert victim.wait(30) == -9
+    assert victim.wait(120) == -9
     if not reaping:
         bank.forget_the_dead()
     left = (bank.accounts, len(bank.transfers("moves")), len(queue.find(name="receipt")), job.refresh().state)
     workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
-    job.wait(40)
-    until(lambda: bank.transfers("receipts") == [str(job.id)], seconds=30, what="the receipt")
+    job.wait(120)
+    until(lambda: bank.transfers("receipts") == [str(job.id)], seconds=60, what="the receipt")
 
     nothing = ([FUNDS] * ACCOUNTS, 0, 0, "dequeued")
     everything = ([FUNDS - 5, FUNDS + 5, FUNDS], 1, 1, "completed")
@@ -121,8 +126,8 @@ def test_a_checkpoint_survives_kill_9_and_is_given_to_the_next_attempt(queue: ax
     victim = workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
     job = queue.enqueue(Walk())
 
-    assert victim.wait(30) == -9
+    assert victim.wait(120) == -9
     workers.ready(workers.start(lease=LEASE, workers=1, program="bank"))
 
-    assert job.wait(40) == [repr(Place(page=3, at=datetime(2026, 1, 1, tzinfo=UTC)))]
+    assert job.wait(120) == [repr(Place(page=3, at=datetime(2026, 1, 1, tzinfo=UTC)))]
     assert (job.attempts, job.checkpoint) == (1, None)
