@@ -130,9 +130,10 @@ async def test_a_delayed_job_never_starts_before_its_time(queue: Any, store: axe
 
 
 async def test_a_job_starts_at_the_moment_given(queue: Any, store: axeq.Store) -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=0.6)
-
     with running(probe_pool(store)):
+        await settled(queue.exists("connected by now"))
+        moment = datetime.now(UTC) + timedelta(seconds=2)
+
         job = await settled(queue.enqueue(Probe(), run_at=moment))
         done = await settled(queue.wait(job.id, timeout=DEADLINE))
 

@@ -327,7 +327,7 @@ def test_a_job_that_is_removed_drops_out_and_the_others_complete(store: axeq.Sto
     calls = Calls(wait)
     jobs = enqueued(store, range(3), group="g")
 
-    with running(gathering(store, calls, lease=1)) as pool:
+    with running(gathering(store, calls)) as pool:
         eventually(lambda: bool(calls.values))
         jobs[0].remove()
         eventually(lambda: pool.counts["lost"] == 1)
@@ -349,7 +349,7 @@ def test_each_job_of_a_call_that_finds_its_leases_lost_is_lost_once(store: axeq.
 
     calls = Calls(commit)
     ids = {job.id for job in enqueued(store, range(3), group="g")}
-    pool = gathering(store, calls, lease=1)
+    pool = gathering(store, calls)
     pool.on("lost")(lambda job: told.append(job.id))
 
     with running(pool):
@@ -388,7 +388,7 @@ def test_a_call_stops_once_its_jobs_are_out_though_one_had_been_left_out_before(
     jobs.insert_one(stored_probe(_id="unreadable", group="g", data={"outcome": "none such"}))
     called = enqueued(store, range(2), group="g")
 
-    with running(gathering(store, calls, lease=1)):
+    with running(gathering(store, calls)):
         eventually(lambda: bool(calls.values))
         for job in called:
             job.cancel("enough")

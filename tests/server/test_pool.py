@@ -123,11 +123,13 @@ def test_a_term_signal_drains_the_pool_and_gives_back_the_rest(store: axeq.Store
     queue = axeq.Queue(store)
     short, endless = queue.enqueue(Probe(delay=1)), queue.enqueue(Probe(outcome="hang", delay=3600))
 
-    with python("-m", "tests.support.stopping", uri, "3") as process:
-        in_state(queue, State.DEQUEUED, 2)
+    with python("-m", "tests.support.stopping", uri, "4") as process:
+        assert process.stdout is not None
+        lines = {process.stdout.readline() for _ in range(3)}
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=DEADLINE)
 
+    assert lines == {"ready\n", "started ok\n", "started hang\n"}
     assert process.returncode == 0, errors
     assert verbs(json.loads(output.rpartition("ended ")[2])) == {"dequeue": 2, "complete": 1, "release": 1}
     assert short.refresh().state is State.COMPLETED

@@ -13,6 +13,7 @@ import pytest
 
 import axeq
 from axeq import State
+from axeq.rules.waiting import _Awaited
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
 from tests.support.waiting import DEADLINE, aeventually, eventually, settled
@@ -84,14 +85,27 @@ async def test_wait_tells_that_the_job_was_cancelled_and_why(queue: Any) -> None
     assert (caught.value.id, caught.value.cause) == (job.id, "requested")
 
 
-async def test_wait_tells_that_the_job_was_removed_meanwhile(queue: Any, jobs: Any) -> None:
+async def test_wait_tells_that_the_job_was_removed_meanwhile(
+    queue: Any, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = threading.Event()
+    monkeypatch.setattr("axeq.rules.waiting._Awaited.look", _noting(seen))
     job = await made(queue)
-    remover = threading.Timer(0.2, lambda: jobs.delete_one({"_id": job.id}))
-    remover.start()
 
-    with pytest.raises(axeq.JobGone):
+    with pytest.raises(axeq.JobGone), meanwhile(seen.is_set, lambda: jobs.delete_one({"_id": job.id})):
         await settled(job.wait(DEADLINE))
-    remover.join()
+
+
+def _noting(looked: threading.Event) -> Callable[[_Awaited], Any]:
+    """Returns the look of a wait, setting `looked` after the first."""
+    look = _Awaited.look
+
+    def noted(self: _Awaited) -> Any:
+        ended = yield from look(self)
+        looked.set()
+        return ended
+
+    return noted
 
 
 @pytest.mark.needs("streams")
