@@ -29,7 +29,7 @@ _LOOKS_APART = 0.5
 _LAG = 10.0
 """How many times longer than for a job a pool leaves a group to others: the claim of one takes longer to be seen."""
 _FRESH_FOR = 1.0
-"""Seconds for which a look is claimed from."""
+"""Seconds from the end of a look for which it is claimed from."""
 _NEVER = float("inf")
 
 
@@ -140,7 +140,7 @@ class Gatherer(Rounds):
         self._starved = self._lanes.keys() - {lane.task.name for lane in lanes}
         self._suspects_wait = False
         ready, upcoming = await self._waiting(lanes, now)
-        claimed = await self._claim(ready)
+        claimed = await self._claim(ready, seen=loop.time())
         self._poll = self._interval if claimed else min(self._poll * 1.5, self._max_interval)
         streaming = any(source.feed.streaming for source in self._sources)
         if streaming and not claimed:
@@ -189,8 +189,10 @@ class Gatherer(Rounds):
         _, wait = source.lag.delay(gathering.stands_for(source.queue))
         return timedelta(seconds=_LAG * wait)
 
-    async def _claim(self, ready: Sequence[Gathering]) -> int:
-        """Claims what is ready and has a worker, and returns how many calls that makes."""
+    async def _claim(self, ready: Sequence[Gathering], *, seen: float) -> int:
+        """Claims what is ready and has a worker, as `seen` then by the loop's time, and returns how many calls that
+        makes.
+        """
         claimed = 0
         for gathering in ready:
             lane = self._lanes[gathering.name]
@@ -202,7 +204,7 @@ class Gatherer(Rounds):
                 continue
             if self._ending:
                 break
-            if asyncio.get_running_loop().time() - self._looked_at > _FRESH_FOR:
+            if asyncio.get_running_loop().time() - seen > _FRESH_FOR:
                 self._look_at = 0.0
                 break
             sent = time.monotonic()

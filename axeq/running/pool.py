@@ -152,7 +152,8 @@ class Pool:
         return shift is not None and self.ready.is_set() and shift.healthy
 
     def run(self) -> None:
-        """Runs the pool until it is stopped, by `stop`, SIGTERM or SIGINT; a second signal ends it at once.
+        """Runs the pool until it is stopped, by `stop`, SIGTERM or SIGINT; a second signal ends it at once, as does
+        one while it starts.
 
         Blocks; may be called from any thread, but signals reach it only in the main one. Raises `AlreadyRunning`,
         `ConfigurationError` without tasks, and `StoreError` where the server cannot be used at the start.
@@ -265,20 +266,31 @@ class Pool:
         finally:
             await self.store.leave_loop()
 
-    def _signalled(self) -> None:
+    def _signalled(self, starting: asyncio.Task[Any] | None = None) -> None:
+        """Has what runs end, and a start that is under way at once: nothing has been claimed then."""
         if self._shift is not None:
             self._shift.signalled()
+        if starting is not None:
+            starting.cancel()
 
     async def _run(self) -> None:
         try:
-            async with self:
-                shift = self._shift
-                assert isinstance(shift, Shift)
-                with _signals(shift.signalled):
-                    await shift.asked_to_end()
-                    await shift.end()
+            starting = asyncio.create_task(self.__aenter__())
+            with _signals(lambda: self._signalled(starting)):
+                await asyncio.wait([starting])
+                if starting.cancelled():
+                    return
+                starting.result()
+                try:
+                    await self._asked_to_end()
+                finally:
+                    await self.__aexit__(None, None, None)
         finally:
             await self.store.leave_loop()
+
+    async def _asked_to_end(self) -> None:
+        assert isinstance(self._shift, Shift)
+        await self._shift.asked_to_end()
 
     def __repr__(self) -> str:
         return f"<Pool {self.worker} of {', '.join(self.queues)}: {', '.join(self._tasks) or 'no tasks'}>"

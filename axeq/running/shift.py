@@ -89,6 +89,7 @@ class Shift:
         self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._claimed_last = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self._ended: asyncio.Task[None] | None = None
         self._places = None if plan.concurrency is None else Places(plan.concurrency)
@@ -169,17 +170,19 @@ class Shift:
             names = None if self._takes_anything else list(self._versions)
             await self._store.arun(welcome(list(self._sources), names, self._store.clock))
         except BaseException:
-            await self._leave()
-            await self._leave_lifespan()
+            try:
+                await self._leave()
+            finally:
+                await self._leave_lifespan()
             raise
         self._leases.start()
         for work in (
             self._dispatcher.run(),
             self._gatherer.run(),
+            self._keep_announced(),
             self._hints.run(),
             self._ticker.run(),
             self._every(_CONTROLS_EVERY, self._read_controls),
-            self._every(workers.HEARTBEAT, self._announce),
             self._every(self._unknown_every, self._look_after_unknown, at_once=True),
             self._every(self._plan.lease / 10, self._watch),
             self._every(self._plan.health_interval, self._check_health),
@@ -219,14 +222,18 @@ class Shift:
 
     async def _end(self) -> None:
         self._ending.set()
-        dispatching, gathering, *others = self._background
+        dispatching, gathering, announcing, *others = self._background
         self._dispatcher.end()
         self._gatherer.end()
         await asyncio.wait([dispatching, gathering])  # the claim under way ends, and what it brought is given back
+        self._claimed_last.set()
+        # Beside the drain, which begins at once even where the server is silent.
+        leaving = self._loop.create_task(self._leave_after(announcing))
+        self._background.append(leaving)
         try:
-            await self._leave()
             await self._crew.close(drain=self._plan.drain, hurry=self._hurry)
         finally:
+            await asyncio.wait([leaving])
             await _cancelled([*others, *(read for source in self._sources.values() for read in source.feed.reads)])
             await asyncio.to_thread(self._leases.stop)
             await self._leave_lifespan()  # in the last place: handlers have stopped, and its error ends the run
@@ -289,6 +296,19 @@ class Shift:
                 source.board.rank_anew(self._store.clock.earliest())
                 self._wake()
 
+    async def _keep_announced(self) -> None:
+        """Says now and then that the pool is live, until it claims no more."""
+        while not self._claimed_last.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._claimed_last.wait(), workers.HEARTBEAT)
+                return
+            await _tried(self._announce)
+
+    async def _leave_after(self, announcing: asyncio.Task[None]) -> None:
+        """Takes the pool's word back, once the last one has been said: one under way would come after it."""
+        await asyncio.wait([announcing])
+        await self._leave()
+
     async def _leave(self) -> None:
         try:
             await self._store.arun(workers.leave(self._plan.worker, self._store.clock))
@@ -339,15 +359,19 @@ class Shift:
         if not at_once:
             await asyncio.sleep(period)
         while True:
-            try:
-                await work()
-            except StoreError as error:
-                _LOGGER.warning("%s", error)
+            await _tried(work)
             await asyncio.sleep(period)
 
 
 def _lag(plan: Plan) -> RankedLag | RandomLag:
     return RankedLag(plan.worker, plan.max_lag) if plan.lag == "ranked" else RandomLag(plan.max_lag)
+
+
+async def _tried(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await work()
+    except StoreError as error:
+        _LOGGER.warning("%s", error)
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
