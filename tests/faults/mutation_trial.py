@@ -24,6 +24,8 @@ STATE_TESTS = (
     "tests/faults/test_interleavings.py",
     "tests/faults/test_model.py",
 )
+_HANGS = 300
+"""Seconds after which a run is one that does not end: the tests take some, on a busy machine ten times as many."""
 _SMALL = "not test_no_interleaving and not left_out and not mongomock"
 """The small explorations are enough, and guards that are left out on purpose are no news."""
 
@@ -71,7 +73,7 @@ def _run(folder: Path, tests: Sequence[str], *, first: bool) -> list[str]:
     environment = {"PATH": "/usr/bin:/bin", "AXEQ_EXAMPLES": "150"}
     try:
         ended = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=30, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_HANGS, check=False
         )
     except subprocess.TimeoutExpired:
         return ["(the tests do not end)"]

@@ -38,7 +38,7 @@ def test_workers_with_wrong_clocks_start_no_job_early_and_none_late(arena: MakeA
 
 @pytest.mark.fault("F20")
 def test_workers_with_wrong_clocks_steal_no_live_lease(arena: MakeArena) -> None:
-    lease = 2.0
+    lease = 5.0
     scene = arena(lease=lease, workers=2)
     with scene.queue() as queue, scene.history() as history:
         scene.workers.ready(scene.workers.start(skew=-3600.0))
@@ -46,7 +46,7 @@ def test_workers_with_wrong_clocks_steal_no_live_lease(arena: MakeArena) -> None
         until(lambda: len(scene.workers.executions()) == 2, seconds=20, what="the jobs run")
 
         scene.workers.start(2, skew=3600.0)
-        scene.drained(2, seconds=40)
+        scene.drained(2, seconds=90)
 
         assert scene.breaches(history) == []
     assert reruns(scene.workers.executions()) == 0

@@ -132,10 +132,12 @@ def test_a_reset_reaches_every_connection(proxy: Proxy, things: Any) -> None:
 def test_a_held_command_was_carried_out_or_was_not(proxy: Proxy, things: Any, executed: bool, stored: int) -> None:
     hold = Hold("insert", executed=executed)
 
-    with proxy.toxic(hold), pymongo.timeout(0.5):
-        assert _fails(lambda: things.insert_one({"_id": "second"}))
+    with proxy.toxic(hold), ThreadPoolExecutor(1) as threads:
+        fails = threads.submit(_fails, lambda: things.insert_one({"_id": "second"}))
+        assert hold.held.wait(DEADLINE)
+        proxy.reset()
 
-    assert hold.held.is_set()
+        assert fails.result(DEADLINE)
     assert things.count_documents({}) == stored
 
 

@@ -12,7 +12,7 @@ import axeq
 from tests.faults.proxy import Proxy
 from tests.faults.tasks import Work
 from tests.faults.toxics import BlackHole
-from tests.support.waiting import DEADLINE, eventually
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("kind", [axeq.Queue, axeq.AsyncQueue])
@@ -22,7 +22,7 @@ def test_a_wait_by_a_stream_ends_though_the_server_falls_silent(proxy: Proxy, da
     def wait() -> None:
         try:
             if kind is axeq.Queue:
-                job.wait(timeout=3)
+                job.wait(timeout=10)
             else:
                 asyncio.run(awaited())
         except axeq.AxeqError as error:
@@ -30,7 +30,7 @@ def test_a_wait_by_a_stream_ends_though_the_server_falls_silent(proxy: Proxy, da
 
     async def awaited() -> None:
         try:
-            await axeq.AsyncQueue(store).wait(job.id, timeout=3)
+            await axeq.AsyncQueue(store).wait(job.id, timeout=10)
         finally:
             await store.leave_loop()
 
@@ -44,7 +44,7 @@ def test_a_wait_by_a_stream_ends_though_the_server_falls_silent(proxy: Proxy, da
         eventually(opened)
 
         with proxy.toxic(BlackHole()):
-            waiting.join(DEADLINE)
+            waiting.join(60)
 
         assert not waiting.is_alive()
     assert len(raised) == 1

@@ -20,7 +20,7 @@ from axeq.rules import isolation
 from tests.support.pools import python
 from tests.support.waiting import eventually
 
-from .producers import LABELS, Step, without_transactions
+from .producers import LABELS, MET, Step, without_transactions
 
 PROGRAM = str(Path(__file__).with_name("producers.py"))
 VOID_AFTER = 2.0
@@ -48,7 +48,7 @@ class Producers:
 
     @staticmethod
     def told(process: subprocess.Popen[str]) -> dict[str, Any]:
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
         told: dict[str, Any] = json.loads(output.splitlines()[-1])
         return told
@@ -104,7 +104,7 @@ def test_a_label_has_one_live_job_and_a_running_job_is_not_replaced_however_conf
     assert {line for line in lines.splitlines() if line.startswith("changed")} == set()
     assert overlapping(lines) == []
     assert sorted(created) == sorted(stored)
-    assert done >= {"raise created", "raise taken", "ignore there", "replace there"}
+    assert done >= MET
 
 
 @pytest.mark.parametrize("way", ["transaction", "two steps"])

@@ -54,13 +54,13 @@ def test_each_job_is_in_one_call_of_one_process_while_producers_keep_adding(
 def test_the_jobs_of_a_killed_call_are_handled_again_together_and_complete_once(
     queue: axeq.Queue, workers: Workers
 ) -> None:
-    victim = workers.ready(workers.start(program="group_worker", lease=LEASE))
+    victim = workers.ready(workers.start(program="group_worker", lease=6))
     jobs = queue.enqueue_many([Piece(number=number, seconds=3) for number in range(20)], group="g")
-    until(lambda: len(calls(workers)) == 1, seconds=20, what="the call began")
+    until(lambda: len(calls(workers)) == 1, seconds=60, what="the call began")
 
     victim.kill()
-    workers.start(program="group_worker", lease=LEASE)
-    until(lambda: completed(queue, jobs), seconds=60, what=f"all jobs completed: {queue.stats()}")
+    workers.start(program="group_worker", lease=6)
+    until(lambda: completed(queue, jobs), seconds=120, what=f"all jobs completed: {queue.stats()}")
 
     everyone = {str(job.id) for job in jobs}
     assert [set(call) for call in calls(workers).values()] == [everyone, everyone]
