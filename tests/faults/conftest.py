@@ -35,7 +35,7 @@ def nothing_left(server_uri: str) -> Iterator[None]:
     """Fails a scenario that leaves a process, a thread or a socket behind."""
     before = Belongings.now()
     yield
-    eventually(lambda: _nothing_new(before), timeout=15)
+    eventually(lambda: _nothing_new(before), timeout=60)
 
 
 def _nothing_new(before: Belongings) -> None:

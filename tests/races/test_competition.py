@@ -42,7 +42,7 @@ def test_eight_processes_of_four_workers_run_each_of_two_thousand_jobs_once(
         workers.start(workers=4)
     until(
         lambda: queue.stats()[State.COMPLETED] == JOBS,
-        seconds=240,
+        seconds=480,
         what=f"all jobs completed: {queue.stats()}, {len(workers.events('run'))} runs",
     )
 
@@ -67,7 +67,7 @@ def test_a_label_is_held_by_one_live_job_while_processes_race_for_it(queue: axeq
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    taken = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    taken = [int(racer.communicate(timeout=180)[0]) for racer in racers]
 
     assert sum(taken) == 10
     assert sorted(job.label or "" for job in queue.find(limit=100)) == [f"label-{number}" for number in range(10)]

@@ -82,11 +82,11 @@ def test_a_poison_job_ends_exhausted_alone_and_the_others_complete(queue: axeq.Q
     def over() -> bool:
         running = workers.processes[-1:]
         if not running or running[0].poll() is not None:
-            workers.start(lease=1.0, workers=4)
+            workers.start(lease=3.0, workers=4)
         stats = queue.stats()
         return stats[State.COMPLETED] + stats[State.CANCELLED] == 200
 
-    until(over, seconds=150, what="all 200 jobs ended")
+    until(over, seconds=240, what="all 200 jobs ended")
 
     assert poison.refresh().state is State.CANCELLED
     assert poison.cause == "exhausted"

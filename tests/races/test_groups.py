@@ -41,7 +41,7 @@ def test_each_job_is_in_one_call_of_one_process_while_producers_keep_adding(
     for number in range(60):
         pieces = [Piece(number=number * 10 + place) for place in range(10)]
         jobs += queue.enqueue_many(pieces, group=f"group-{number % 7}")
-    until(lambda: completed(queue, jobs), seconds=90, what=f"all jobs completed: {queue.stats()}")
+    until(lambda: completed(queue, jobs), seconds=180, what=f"all jobs completed: {queue.stats()}")
 
     handled = Counter(job for call in calls(workers).values() for job in call)
     assert handled.keys() == {str(job.id) for job in jobs}
@@ -77,10 +77,10 @@ def test_a_poison_job_of_a_group_ends_exhausted_alone_and_its_neighbours_complet
     def over() -> bool:
         running = workers.processes[-1:]
         if not running or running[0].poll() is not None:
-            workers.start(program="group_worker", lease=0.6)
+            workers.start(program="group_worker", lease=2)
         return all(job.refresh().final for job in jobs)
 
-    until(over, seconds=120, what=f"all jobs ended: {queue.stats()}")
+    until(over, seconds=240, what=f"all jobs ended: {queue.stats()}")
 
     poison = jobs.pop(7)
     assert (poison.state, poison.cause) == (State.CANCELLED, "exhausted")

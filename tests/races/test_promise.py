@@ -36,15 +36,15 @@ def test_a_job_whose_enqueue_returned_survives_kill_9_of_the_server(home: Path) 
 
         producer = threading.Thread(target=enqueue)
         producer.start()
-        assert enough.wait(60)
+        assert enough.wait(180)
         serving = Home(home).serving()
         assert serving is not None
 
         os.kill(serving.pid, signal.SIGKILL)
         before = len(acknowledged)
-        until(lambda: len(acknowledged) > before + 10, seconds=60, what="enqueues go on after the restart")
+        until(lambda: len(acknowledged) > before + 10, seconds=180, what="enqueues go on after the restart")
         ending.set()
-        producer.join(60)
+        producer.join(180)
 
         stored = {job.id for job in queue.find(limit=100_000)}
     assert len(acknowledged) == len(set(acknowledged))
@@ -58,7 +58,7 @@ def test_a_delayed_job_starts_in_no_process_before_its_time(queue: axeq.Queue, w
 
     jobs = [queue.enqueue(Count(number=number), delay=0.5 + number / 20) for number in range(20)]
     for job in jobs:
-        job.wait(30)
+        job.wait(90)
 
     started = {event.job: event.moment for event in workers.events("run")}
     early = [job for number, job in enumerate(jobs) if started[str(job.id)] < asked_at + 0.5 + number / 20]

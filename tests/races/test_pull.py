@@ -34,20 +34,21 @@ def test_four_processes_pull_each_of_three_hundred_jobs_once(queue: axeq.Queue, 
 def test_the_jobs_of_pullers_that_were_killed_go_to_others_and_the_poison_ends_alone(
     queue: axeq.Queue, workers: Workers
 ) -> None:
-    jobs = queue.enqueue_many([Poison(kills=number == 20) for number in range(60)])
-    killed = [workers.ready(workers.start(lease=2, workers=BATCH, program="puller")) for _ in range(2)]
+    jobs = queue.enqueue_many([Poison() for _ in range(40)])
+    killed = [workers.ready(workers.start(lease=3, workers=BATCH, program="puller")) for _ in range(2)]
     until(lambda: len(workers.events("run")) > 4, seconds=60, what="both at work")
     killed[0].kill()
+    jobs += queue.enqueue_many([Poison(kills=number == 10) for number in range(30)])  # no job of the one that is gone
 
     def all_ended() -> bool:
         if all(process.poll() is not None for process in workers.processes):
-            workers.ready(workers.start(lease=2, workers=BATCH, program="puller"))
+            workers.ready(workers.start(lease=3, workers=BATCH, program="puller"))
         return ended(queue, len(jobs))
 
-    until(all_ended, seconds=120, what="all jobs ended")
+    until(all_ended, seconds=180, what="all jobs ended")
 
     found = {job.id: job for job in queue.find(limit=100)}
-    poison = found.pop(jobs[20].id)
+    poison = found.pop(jobs[50].id)
     assert (poison.state, poison.cause) == (State.CANCELLED, "exhausted")
     assert {job.state for job in found.values()} == {State.COMPLETED}
     assert len(workers.by_job("poison")[str(poison.id)]) == 4
