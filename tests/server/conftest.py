@@ -34,6 +34,12 @@ def nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("axeq.supply.feed._POLL_WITH_STREAM", 3600.0)
 
 
+@pytest.fixture
+def nothing_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has pools keep what they claim ahead, though a stall makes jobs look slow: given back, it comes out of turn."""
+    monkeypatch.setattr("axeq.running.lane._LONGEST_WAIT", 3600.0)
+
+
 @dataclass(frozen=True)
 class Aging:
     """Jobs of a database of their own: one that ended and is to be removed, one that ended so and lives again."""
@@ -45,7 +51,7 @@ class Aging:
 
 @pytest.fixture(scope="session", autouse=True)
 def aging(request: pytest.FixtureRequest) -> Iterator[Aging | None]:
-    """Ends jobs whose retention is a second as soon as the session starts: servers look for such once a minute."""
+    """Ends jobs whose retention is seconds as soon as the session starts: servers look for such once a minute."""
     if not any("aging_jobs" in getattr(item, "fixturenames", ()) for item in request.session.items):
         yield None
         return
@@ -84,7 +90,8 @@ def raw(server: pymongo.MongoClient[dict[str, Any]], database: str) -> Any:
 def _aged(uri: str, jobs: Any) -> Aging:
     with axeq.Store(uri) as store:
         queue = axeq.Queue(store)
-        made = [queue.enqueue(Probe(), retention=1) for _ in range(2)]
+        # The server must not come before the second is retried, and would have removed it by the time of the first.
+        made = [queue.enqueue(Probe(), retention=seconds) for seconds in (20, 15)]
         with running(probe_pool(store)):
             for job in made:
                 job.wait(DEADLINE)

@@ -22,6 +22,7 @@ import pytest
 from axeq.wire import capabilities, servers
 from axeq.wire.embedded import Home, Serving, open_embedded, take_lock
 from axeq.words.errors import EmbeddedUnavailable
+from tests.support.ports import deaf_port
 
 T = TypeVar("T")
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -176,9 +177,8 @@ def test_the_server_can_do_all_that_axeq_needs(shared: Path) -> None:
 
 
 def test_a_client_that_reaches_no_server_is_an_error_of_axeq(shared: Path) -> None:
-    port = next(port for port in range(29900, 30000) if servers.is_free(port))
-
     with (
+        deaf_port() as port,
         pymongo.MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=100) as asked,
         pytest.raises(capabilities.StoreUnavailable, match=f"127.0.0.1:{port}"),
     ):
@@ -238,7 +238,7 @@ def takes_users_lock(path: Path) -> bool:
 def test_data_survives_the_end_of_the_server_on_the_same_port(path: Path) -> None:
     with open_embedded(path) as server, client(server.uri) as writer:
         writer["shop"]["jobs"].insert_one({"_id": 1})
-    before = serving(path)
+        before = serving(path)
     eventually(lambda: Home(path).serving() is None)
     eventually(lambda: ended(before.keeper) and ended(before.pid))
 
@@ -258,8 +258,8 @@ def test_a_server_whose_directory_is_removed_ends(path: Path) -> None:
 
 
 def test_a_user_who_comes_while_the_server_ends_gets_a_fresh_one(path: Path) -> None:
-    open_embedded(path).close()
-    before = serving(path)
+    with open_embedded(path):
+        before = serving(path)
     eventually(lambda: not ((now := Home(path).serving()) and now.ready))
 
     with open_embedded(path) as server:
@@ -269,10 +269,10 @@ def test_a_user_who_comes_while_the_server_ends_gets_a_fresh_one(path: Path) -> 
 
 
 def test_a_killed_keeper_leaves_its_server_to_the_next(path: Path) -> None:
-    open_embedded(path).close()
-    before = serving(path)
-    os.kill(before.keeper, signal.SIGKILL)
-    eventually(lambda: unkept(path))
+    with open_embedded(path):
+        before = serving(path)
+        os.kill(before.keeper, signal.SIGKILL)
+        eventually(lambda: unkept(path))
 
     with open_embedded(path) as server:
         assert greets(server.uri)
@@ -312,9 +312,10 @@ def test_two_processes_that_open_at_once_get_one_server(path: Path) -> None:
     holders = [hold(path) for _ in range(3)]
 
     uris = [first_line(holder) for holder in holders]
+    served = serving(path).uri
     ends = [finish(holder) for holder in holders]
 
-    assert uris == [serving(path).uri] * 3
+    assert uris == [served] * 3
     assert ends == [(0, "")] * 3
     assert (path / "keeper.log").read_text().count(" started ") == 1
 
@@ -329,8 +330,8 @@ def test_a_term_signal_to_the_keeper_ends_the_server_at_once(path: Path) -> None
 
 
 def test_a_port_that_a_stranger_took_is_left_to_him(path: Path) -> None:
-    open_embedded(path).close()
-    before = serving(path)
+    with open_embedded(path):
+        before = serving(path)
     end_keeper(path)
     eventually(lambda: servers.is_free(before.port))
 

@@ -42,6 +42,12 @@ def nowhere() -> Iterator[str]:
         yield f"mongodb://ada:{PASSWORD}@127.0.0.1:{port}/shop?serverSelectionTimeoutMS=500"
 
 
+@pytest.fixture
+def found_nowhere(nowhere: str) -> str:
+    """As `nowhere`, looked for until the refusal has certainly been heard, which names the cause."""
+    return nowhere.replace("=500", "=2000")
+
+
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that wants credentials, started for this module."""
@@ -89,8 +95,10 @@ def refused(wrong: str) -> str:
     pytest.skip("the server takes any credentials, tried")
 
 
-async def test_a_server_that_is_not_there_is_one_line_with_its_address_and_the_cause(face: Any, nowhere: str) -> None:
-    async with axeq.Store(nowhere, timeout=1) as store:
+async def test_a_server_that_is_not_there_is_one_line_with_its_address_and_the_cause(
+    face: Any, found_nowhere: str
+) -> None:
+    async with axeq.Store(found_nowhere, timeout=3) as store:
         with pytest.raises(axeq.StoreUnavailable) as caught:
             await settled(face(store).get(1))
 
@@ -120,8 +128,8 @@ def _ask(face: Any, store: axeq.Store) -> None:
     asyncio.run(ask())
 
 
-def test_a_pool_whose_server_is_not_there_says_so_and_ends(nowhere: str) -> None:
-    with axeq.Store(nowhere, timeout=1) as store:
+def test_a_pool_whose_server_is_not_there_says_so_and_ends(found_nowhere: str) -> None:
+    with axeq.Store(found_nowhere, timeout=3) as store:
         pool = quick_pool(store)
         pool.add(axeq.Task(Probe, probe))
 

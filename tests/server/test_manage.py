@@ -367,7 +367,7 @@ async def test_a_removed_job_is_gone(queue: Any) -> None:
 async def test_removing_a_running_job_costs_its_worker_the_lease(
     queue: Any, store: axeq.Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool = quick_pool(store, lease=0.6)
+    pool = quick_pool(store)
     pool.add(axeq.Task(Probe, probe))
     with running(pool):
         job = await made(queue, "hang")

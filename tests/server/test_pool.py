@@ -84,6 +84,7 @@ def test_a_pool_that_is_stopped_gives_back_what_does_not_finish(store: axeq.Stor
 
 
 @pytest.mark.kinds("uri", "mongomock")
+@pytest.mark.usefixtures("nothing_given_back")
 def test_a_stopped_pool_gives_back_what_it_has_not_started(store: axeq.Store) -> None:
     # Quick jobs first, so that the pool claims ahead; then it is stopped while some of those wait.
     gate, queue = threading.Event(), axeq.Queue(store)
@@ -407,6 +408,6 @@ def test_a_pool_comes_back_in_time_to_what_it_has_put_back_though_nobody_tells_i
 
     with running(pool):
         job = axeq.Queue(store).enqueue(Probe(outcome="raise"))
-        eventually(lambda: job.refresh().final)
+        eventually(lambda: job.refresh().final, timeout=90)
 
     assert job.attempts == 12

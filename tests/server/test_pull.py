@@ -34,7 +34,11 @@ class Grown(axeq.Model[Any], name="probe"):
 
 
 async def made(queue: Any, count: int = 1, **options: Any) -> list[Any]:
-    return list(await settled(queue.enqueue_many([Probe(value=number) for number in range(count)], **options)))
+    """Enqueues jobs; those without a delay are certainly due once it returns, however roughly the time is known."""
+    jobs = list(await settled(queue.enqueue_many([Probe(value=number) for number in range(count)], **options)))
+    if "delay" not in options:
+        await aeventually(lambda: queue.store.clock.earliest() >= jobs[-1].available_at)
+    return jobs
 
 
 async def taken(queue: Any, count: int = 1, **options: Any) -> list[Any]:

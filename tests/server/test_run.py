@@ -251,7 +251,7 @@ def test_a_handler_that_will_not_stop_is_abandoned_and_its_worker_replaced(
     store: axeq.Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = threading.Event()
-    pool = quick_pool(store, lease=0.5, drain=0.1)
+    pool = quick_pool(store, lease=3, drain=0.1)
 
     @pool.task(Probe, workers=1, timeout=0.1, max_lost=0)
     def deaf(ctx: axeq.Context[Probe, Any]) -> Any:
@@ -477,7 +477,7 @@ def test_a_handler_knows_its_job_and_its_pool(store: axeq.Store, caplog: pytest.
 @few_kinds
 def test_a_handler_that_blocks_the_loop_keeps_its_job(store: axeq.Store) -> None:
     runs: list[int] = []
-    pool = quick_pool(store, lease=1.5)
+    pool = quick_pool(store, lease=3)
 
     @pool.task(Probe)
     async def blocks(ctx: axeq.Context[Probe, Any]) -> int:

@@ -30,14 +30,14 @@ def test_a_job_is_kept_as_long_as_its_task_says_unless_it_says_so_itself(store: 
     pool = quick_pool(store)
     pool.add(axeq.Task(Probe, probe, retention=3600, cancelled_retention=7200))
     completed, cancelled = queue.enqueue(Probe()), queue.enqueue(Probe(outcome="cancel"))
-    own = queue.enqueue(Probe(), retention=5)
+    own = queue.enqueue(Probe(), retention=60)
 
     with running(pool):
         eventually(lambda: all(job.refresh().final for job in (completed, cancelled, own)), DEADLINE)
 
     assert completed.expire_at - completed.finished_at == timedelta(hours=1)
     assert cancelled.expire_at - cancelled.finished_at == timedelta(hours=2)
-    assert own.expire_at - own.finished_at == timedelta(seconds=5)
+    assert own.expire_at - own.finished_at == timedelta(seconds=60)
 
 
 def test_a_live_job_has_no_end(store: axeq.Store) -> None:

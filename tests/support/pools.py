@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def quick_pool(store: axeq.Store, **options: Any) -> axeq.Pool:
     """Returns a pool without lag, with a short lease and a short drain."""
-    return axeq.Pool(store, **{"max_lag": 0, "lease": 3, "drain": 5, **options})
+    return axeq.Pool(store, **{"max_lag": 0, "lease": 6, "drain": 5, **options})
 
 
 def probe_pool(store: axeq.Store, handler: Any = probe, **options: Any) -> axeq.Pool:

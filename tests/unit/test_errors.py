@@ -89,11 +89,11 @@ def test_no_password_without_a_space_survives(password: str) -> None:
     ],
 )
 def test_a_long_text_does_not_hold_up_the_loop(text: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
 
     redact(text)
 
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_no_error_of_axeq_shows_credentials() -> None:

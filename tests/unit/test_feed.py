@@ -17,6 +17,7 @@ from axeq.supply.hints import Hints
 from axeq.supply.lag import RandomLag
 from axeq.wire.wire import drive
 from axeq.words.errors import StoreUnavailable
+from tests.support.waiting import DEADLINE
 
 from .playing import NOW, UNANSWERED, ScriptedClock, given_job, matches
 
@@ -126,8 +127,8 @@ async def test_a_job_stored_by_this_process_is_known_without_the_server() -> Non
     await asyncio.to_thread(axeq.Queue(store).enqueue, Note(text="hello"))
     await asyncio.to_thread(axeq.Queue(store, "elsewhere").enqueue, Note(text="not ours"))
     await asyncio.to_thread(axeq.Queue(store, "other").enqueue_many, [Note(text="one"), Note(text="two")])
-    await asyncio.wait_for(woken["default"].wait(), 5)
-    await asyncio.wait_for(woken["other"].wait(), 5)
+    await asyncio.wait_for(woken["default"].wait(), DEADLINE)
+    await asyncio.wait_for(woken["other"].wait(), DEADLINE)
 
     assert {queue: board.count("note") for queue, board in boards.items()} == {"default": 1, "other": 2}
     running.cancel()
