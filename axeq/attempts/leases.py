@@ -12,10 +12,16 @@ from axeq.rules.lifecycle import Held, Holding, extend, flags
 from axeq.wire.store import Store
 from axeq.words.errors import StoreError
 
-__all__ = ["Leases"]
+__all__ = ["LAPSED", "Leases"]
+
+LAPSED = "no extension was acknowledged for a whole lease"
+"""Why a lease is taken for lost though nobody has said so."""
 
 _LOGGER = logging.getLogger("axeq.leases")
 _FLAGS_EVERY = 1.0
+_SHORTEST_PAUSE = 0.05
+_ENOUGH = 0.5
+"""Seconds that even a slow server answers an extension in."""
 
 
 class Leases:
@@ -33,6 +39,9 @@ class Leases:
         self._held: dict[Any, Held] = {}
         self._confirmed: dict[Any, float] = {}
         self._suspended: dict[Any, float] = {}
+        self._beats_every = lease / 3
+        self._ticks_every = min(_FLAGS_EVERY, self._beats_every)
+        self._pause = min(max(lease / 20, _SHORTEST_PAUSE), self._ticks_every)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="axeq-leases", daemon=True)
         self.failure: Exception | None = None
@@ -82,6 +91,10 @@ class Leases:
         with self._lock:
             self._confirmed.update((identity, moment) for identity in ids if identity in self._held)
 
+    def confirmed_until(self, identity: Any) -> float:
+        """Returns until when (monotonic) the lease of a job is confirmed; minus infinity where it is not held."""
+        return self._confirmed.get(identity, float("-inf")) + self._lease
+
     def lapsed(self) -> list[Held]:
         """Returns the claims whose extension has gone without acknowledgement for a whole lease."""
         horizon = time.monotonic() - self._lease
@@ -96,25 +109,27 @@ class Leases:
             self.failure = error
 
     def _keep(self) -> None:
-        beat = self._lease / 3
-        tick = min(_FLAGS_EVERY, beat)
-        wire = self._store.spare_wire(timeout=max(beat, 0.5))
-        next_beat = time.monotonic() + beat
+        wire = self._store.spare_wire(timeout=max(self._beats_every, _ENOUGH))
+        idle_since = time.monotonic()
+        due = idle_since + self._beats_every
         try:
-            while not self._ending.wait(min(tick, max(next_beat - time.monotonic(), 0))):
-                late = time.monotonic() - next_beat
-                if late > beat:
-                    _LOGGER.warning(
-                        "lease beat %.1f s late: code that holds the GIL for long belongs in executor='process'",
-                        late,
-                    )
-                if late >= 0 or not self.healthy:
-                    self._beat(wire, extending=True)
-                    next_beat = time.monotonic() + beat
-                else:
+            while not self._ending.wait(min(self._ticks_every, max(due - time.monotonic(), 0))):
+                begun = time.monotonic()
+                if begun < due:
                     self._beat(wire, extending=False)
+                    continue
+                self._complain(begun - max(due, idle_since))
+                self._beat(wire, extending=True)
+                idle_since = time.monotonic()
+                due = begun + self._beats_every if self.healthy else idle_since + self._pause
         finally:
             wire.close()
+
+    def _complain(self, late: float) -> None:
+        if late > self._beats_every:
+            _LOGGER.warning(
+                "lease beat %.1f s late: code that holds the GIL for long belongs in executor='process'", late
+            )
 
     def _beat(self, wire: Any, *, extending: bool) -> None:
         with self._lock:
@@ -124,9 +139,11 @@ class Leases:
             return
         sent = time.monotonic()
         try:
-            clock = self._store.clock
-            rule = extend(held, clock, lease=self._lease, beside=beside) if extending else flags([*held, *beside])
-            holding: Holding = wire.run(rule)
+            if extending:
+                rule = extend(held, self._store.clock, lease=self._lease, beside=beside)
+                holding: Holding = wire.run(rule, within=self._patience(held))
+            else:
+                holding = wire.run(flags([*held, *beside]), within=self._beats_every)
         except StoreError as error:
             if extending:
                 self.healthy = False
@@ -137,6 +154,16 @@ class Leases:
             self._confirm([job for job in held if job not in holding.lost], sent)
         if holding.lost or holding.cancelled:
             self._report(holding)
+
+    def _patience(self, held: Iterable[Held]) -> float:
+        """Returns how long to wait for an extension: half of what is left of the first lease to lapse, so that there is
+        time for another try; longer where a slow server needs it and a try still fits in.
+        """
+        now = time.monotonic()
+        with self._lock:
+            ends = [self._confirmed.get(job.id, now) + self._lease for job in held]
+        left = min((end - now for end in ends if end > now), default=self._lease)
+        return max(left / 2, min(_ENOUGH, left - 3 * self._pause), self._pause)
 
     def _answered(self) -> None:
         if not self.healthy:

@@ -168,13 +168,17 @@ def fence_all(held: Sequence[Held]) -> Document:
 def extend(held: Sequence[Held], clock: Clock, *, lease: float, beside: Sequence[Held] = ()) -> Op[Holding]:
     """Moves the lease end of every held job to `lease` seconds from now, never to an earlier moment.
 
-    Those `beside` are not written: of them it only reads which somebody asked to cancel.
+    Those `beside` are not written: of them it only reads which somebody asked to cancel. Where that read fails after
+    the extension was acknowledged, the extension counts, and nothing is known of cancels.
     """
     if not held:
         return (yield from flags(beside))
     result = yield Call(JOBS, "update_many", (fence_all(held), {"$max": {"available_at": lease_end(clock, lease)}}))
     if result.matched_count >= len(held):
-        return (yield from flags([*held, *beside]))
+        try:
+            return (yield from flags([*held, *beside]))
+        except StoreError:
+            return Holding()
     documents = yield Find(JOBS, {"_id": {"$in": [job.id for job in held]}}, FENCE)
     found = {document["_id"]: document for document in documents}
     lost = frozenset(job for job in held if not owns(found.get(job.id), job.token))

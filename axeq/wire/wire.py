@@ -163,8 +163,13 @@ class SyncWire(_Wire[MongoClient[Any]]):
     own errors pass through unchanged, so that their transaction labels still work.
     """
 
-    def run(self, op: Op[T]) -> T:
-        """Runs a rule, asking the server for its time first where that is stale."""
+    def run(self, op: Op[T], *, within: float | None = None) -> T:
+        """Runs a rule, asking the server for its time first where that is stale; `within` so many seconds in all, where
+        given.
+        """
+        if within is not None:
+            with pymongo.timeout(within):
+                return self.run(op)
         topology = self.client.topology_description
         self.clock.follow(topology.max_election_id)
         if self._place.selection < self._place.timeout and not topology.has_writable_server():

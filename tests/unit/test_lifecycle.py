@@ -17,7 +17,7 @@ from axeq.documents.failure import failure
 from axeq.documents.record import Document, Record
 from axeq.rules.due import Candidate, due_page, next_due, understood
 from axeq.rules.enqueue import PATIENCE
-from axeq.rules.lifecycle import Held, claim_many, claim_one, extend, flags
+from axeq.rules.lifecycle import Held, Holding, claim_many, claim_one, extend, flags
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
 from axeq.rules.settlement import Settlement, command_of, expiry, settle, settlement
 from axeq.wire.wire import Call, Command, Find
@@ -392,6 +392,18 @@ def test_an_extension_tells_which_held_jobs_somebody_asked_to_cancel(clock: Scri
     played = play(extend(held, clock, lease=LEASE), [Counted(1), [asked]], clock=clock)
 
     assert played.result.cancelled == {held[0]: "wrong file"}
+
+
+@pytest.mark.parametrize("outage", [UNANSWERED, UNSENT], ids=["unanswered", "unsent"])
+def test_an_extension_that_was_acknowledged_counts_though_the_read_of_flags_fails(
+    clock: ScriptedClock, outage: Exception
+) -> None:
+    document = held_job()
+    held = Held(document["_id"], document["claim"]["token"])
+
+    played = play(extend([held], clock, lease=LEASE), [Counted(1), outage], clock=clock)
+
+    assert played.result == Holding()
 
 
 def test_flags_are_read_of_held_jobs_only() -> None:
