@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from axeq.attempts.executor import FINAL_STOPS, Attempt, Stop
-from axeq.attempts.leases import Leases
+from axeq.attempts.leases import LAPSED, Leases
 from axeq.documents.record import Document
 from axeq.faces.hands import Hands, Terms
 from axeq.rules.interim import report
@@ -62,6 +62,18 @@ class Desk(Hands):
     def terms(self, attempt: Attempt) -> Terms:
         task = attempt.task
         return Terms(self._lease, task.limits.retention, task.max_result, attempt.started_at)
+
+    def begins(self, attempt: Attempt) -> None:
+        now = time.monotonic()
+        for part in attempt.called:
+            identity = part.record.id
+            if part.stop is None and self._leases.confirmed_until(identity) <= now:
+                part.request_stop(Stop.LOST, LAPSED)
+                self._leases.drop([identity])
+                self._call(self._lost, part, LAPSED)
+
+    def sure_until(self, attempt: Attempt) -> float:
+        return min((self._leases.confirmed_until(identity) for identity in _called_ids(attempt)), default=float("-inf"))
 
     def report(self, attempt: Attempt, fields: Document) -> None:
         with self._lock:

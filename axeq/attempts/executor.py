@@ -208,6 +208,7 @@ class Executor:
         model, unread = self.read(attempt)
         if unread is not None:
             return unread
+        self.begins(attempt)
         if attempt.stop is not None:
             return self.stopped(attempt, None)
         value, error = await self.call(attempt, self.context(attempt, model, attempt.record))
@@ -238,6 +239,10 @@ class Executor:
             context.resources = self.resources
         context._hands, context._attempt = self._hands, attempt
         return context
+
+    def begins(self, attempt: Attempt) -> None:
+        """Takes those of the attempt's jobs for lost whose leases have lapsed, as in a process that was stopped."""
+        self._hands.begins(attempt)
 
     async def call(self, attempt: Attempt, context: Context[Any, Any]) -> tuple[Any, BaseException | None]:
         """Calls the handler, and once it has stopped returns what it returned, and what it raised."""
@@ -275,7 +280,10 @@ class Executor:
             return await self.threads.call(partial(_in_thread, handler, context))
         heard = partial(self._heard, attempt)
         try:
-            return await self._processes.call(attempt, handler, context, attempt.task.limits, heard)
+            sure_until = self._hands.sure_until(attempt)
+            return await self._processes.call(
+                attempt, handler, context, attempt.task.limits, heard, sure_until=sure_until
+            )
         except ProcessDied:
             await self._hands.bury(attempt)
             raise

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ _OUTCOMES = (Retry, Cancel, Snooze)
 _OF_THE_POOL = frozenset({signal.SIGINT, signal.SIGTERM})
 """What a terminal or a service manager sends to the whole group, for the pool to act on."""
 _ANSWER = "answer"
-_CONFIRMED = frozenset({"suspend"})
+_CONFIRMED = frozenset({"suspend", "begins"})
 """What the handler goes on after only once the pool has done it."""
 
 
@@ -56,17 +57,20 @@ class Processes:
         context: Context[Any, Any],
         limits: Limits,
         heard: Callable[[str, Sequence[Any]], None],
+        *,
+        sure_until: float,
     ) -> Any:
         """Calls `function(context)` in a process and returns what it returns; all are pickled.
 
         `key` names the call for `kill`. `heard` is called, in a thread, with what the function asks of the pool.
         Raises `ProcessDied`, and what the function raised: outcomes as they are, anything else as `Reported` with
-        what `limits` made of it there, where its class is known.
+        what `limits` made of it there, where its class is known. A process that comes to the call after `sure_until`
+        (monotonic, which all processes share) asks the pool first whether it may still begin.
         """
         child = self._waiting() or _Child()
         self._busy[key] = child
         try:
-            ok, value = await self._threads.call(lambda: child.call((function, context, limits), heard))
+            ok, value = await self._threads.call(lambda: child.call((function, context, limits, sure_until), heard))
         finally:
             del self._busy[key]
             if child.reusable:
@@ -204,6 +208,9 @@ class _FarHands(Hands):
             if what in _CONFIRMED:
                 self._pipe.recv_bytes()
 
+    def begins(self, attempt: Any) -> None:
+        self.say("begins", ())
+
     def report(self, attempt: Any, fields: Document) -> None:
         self.say("report", (fields,))
 
@@ -245,13 +252,15 @@ def _pickled(what: str, arguments: Sequence[Any]) -> bytes:
 
 def _answer(call: bytes, hands: Hands, stores: dict[bytes, Store]) -> tuple[bool, Any]:
     try:
-        function, context, limits = pickle.loads(call)  # noqa: S301 - from the parent process, through a private pipe
+        function, context, limits, sure_until = pickle.loads(call)  # noqa: S301 - from the parent process, through a private pipe
     except BaseException as error:  # noqa: BLE001 - as of a module that cannot be imported here
         return False, Reported(describe(error))
     try:
         context._hands = hands
         # One store for all calls, for each has clients of its own.
         context.store = stores.setdefault(pickle.dumps(context.store), context.store)
+        if time.monotonic() >= sure_until:
+            hands.begins(None)
         value = function(context)
         return True, context.result if value is None else value
     except _OUTCOMES as outcome:

@@ -125,6 +125,7 @@ async def execute_together(executor: Executor, together: Together) -> dict[Any, 
             outcomes[member.record.id] = unread
         if number % _READ_AT_ONCE == 0:
             await asyncio.sleep(0)
+    executor.begins(together)
     handled = [member for member in together.members if member.record.id in models]
     called = [member for member in handled if member.stop is None]
     value, error = await _called(executor, together, called, models) if called else (None, None)

@@ -34,6 +34,13 @@ class Hands:
         """Returns on what terms the attempt runs."""
         return Terms()
 
+    def begins(self, attempt: Any) -> None:
+        """Takes those of the attempt's jobs for lost whose leases have lapsed: no handler must begin under them."""
+
+    def sure_until(self, attempt: Any) -> float:
+        """Returns until when, by the monotonic clock, the leases of the attempt's jobs are confirmed."""
+        return float("inf")
+
     def report(self, attempt: Any, fields: Document) -> None:
         """Has the handler's latest word stored soon."""
 

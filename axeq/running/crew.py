@@ -14,7 +14,7 @@ from typing import Any
 from axeq.attempts.desk import Desk
 from axeq.attempts.executor import Attempt, Executor, Stop
 from axeq.attempts.hooks import Hooks, Notices
-from axeq.attempts.leases import Leases
+from axeq.attempts.leases import LAPSED, Leases
 from axeq.attempts.settler import Settler
 from axeq.attempts.together import Member, Together, execute_together
 from axeq.documents.record import Document, Record
@@ -190,7 +190,7 @@ class Crew:
         if self._leases.failure is not None:
             raise RuntimeError("the lease thread has failed") from self._leases.failure
         for held in self._leases.lapsed():
-            self.lose(held, "no extension was acknowledged for a whole lease")
+            self.lose(held, LAPSED)
         for lane in self._lanes.values():
             for _ in range(lane.surplus):
                 self._give_back(lane.ready.pop(), "claimed ahead, and jobs became slower")
@@ -326,7 +326,12 @@ class Crew:
         attempt.timers.append(asyncio.get_running_loop().call_later(self._lease, self._abandon, attempt))
 
     def _abandon(self, attempt: Attempt) -> None:
-        """Gives up on a handler that will not stop: its lease lapses and its worker is replaced."""
+        """Gives up on a handler that will not stop: its lease lapses and its worker is replaced.
+
+        More than one thing may ask for it, such as a timeout and a lost lease, or each job of a group: once is enough.
+        """
+        if attempt.abandoned:
+            return
         attempt.abandon()
         self._counts["abandon"] += 1
         self._leases.drop(attempt.ids)

@@ -57,6 +57,7 @@ CATALOGUE: dict[str, Entry] = {
         "frozen beyond the lease: the fence holds",
         (
             f"{_CRASHES}test_workers_frozen_beyond_their_leases_change_nothing_when_they_go_on",
+            f"{_CRASHES}test_a_worker_frozen_with_jobs_that_are_ready_starts_none_of_them_under_their_old_leases",
             f"{_CRASHES}test_a_stale_claim_writes_nothing_in_two_hundred_repeats",
             f"{_DEATH}test_a_frozen_worker_that_comes_back_changes_nothing_and_logs_lease_lost",
         ),

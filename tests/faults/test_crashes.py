@@ -223,6 +223,26 @@ def test_workers_frozen_beyond_their_leases_change_nothing_when_they_go_on(arena
 
 
 @pytest.mark.fault("F05")
+def test_a_worker_frozen_with_jobs_that_are_ready_starts_none_of_them_under_their_old_leases(arena: MakeArena) -> None:
+    scene = arena(lease=1.0)
+    with scene.queue() as queue, scene.history() as history:
+        frozen, *_ = scene.workers.start(freeze_at="claimed")
+        scene.workers.ready([frozen])
+        jobs = queue.enqueue_many([Work(number=number) for number in range(4)])
+        scene.promised(jobs)
+        until(lambda: frozen.held, seconds=20, what="the worker has claimed jobs, and stops before it starts them")
+
+        rescuers = scene.workers.start()
+        scene.drained(len(jobs), seconds=60)
+        scene.workers.thaw(frozen)
+        until(lambda: _has_lost(frozen), seconds=30, what="LeaseLost is logged")
+        scene.workers.terminate([frozen, *rescuers])
+
+        assert scene.breaches(history) == []
+    assert [run.pid for run in scene.workers.executions()] == [rescuers[0].pid] * len(jobs)
+
+
+@pytest.mark.fault("F05")
 def test_a_stale_claim_writes_nothing_in_two_hundred_repeats(arena: MakeArena) -> None:
     scene, random = arena(lease=1.0), rng("stale claims")
     limits = Limits(max_attempts=0)
