@@ -48,7 +48,7 @@ class Shop:
 
     def take(self) -> None:
         """Changes the document that the handlers change, as another writer does."""
-        with pymongo.timeout(10):
+        with pymongo.timeout(DEADLINE):
             self._database["stock"].update_one({"_id": "tea"}, {"$inc": {"left": -1}})
 
 

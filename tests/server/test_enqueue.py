@@ -22,7 +22,7 @@ import axeq
 from tests.support.pools import probe_pool, quick_pool, running
 from tests.support.probe import Probe
 from tests.support.sessions import Sessions, transact
-from tests.support.waiting import DEADLINE, aeventually, settled
+from tests.support.waiting import DEADLINE, aeventually, due, settled
 
 
 class Colour(enum.Enum):
@@ -164,7 +164,7 @@ async def test_a_job_whose_deadline_has_passed_is_cancelled_and_not_run(queue: A
 async def test_a_lower_priority_number_runs_sooner(queue: Any, store: axeq.Store) -> None:
     order: list[Any] = []
     for priority in (5, 0, -5, 5, -5):
-        await settled(queue.enqueue(Probe(value=priority), priority=priority))
+        due(store, await settled(queue.enqueue(Probe(value=priority), priority=priority)))
 
     with running(recording(store, order, workers=1)):
         await aeventually(lambda: len(order) == 5)

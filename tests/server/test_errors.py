@@ -85,7 +85,7 @@ def wrong(guarded: str) -> Iterator[str]:
 @pytest.fixture
 def refused(wrong: str) -> str:
     """As `wrong`, where the server answers a wrong password as MongoDB does; skipped where it does not."""
-    with pymongo.MongoClient(wrong, serverSelectionTimeoutMS=1000) as client:
+    with pymongo.MongoClient(wrong, serverSelectionTimeoutMS=10_000) as client:
         try:
             client["shop"]["jobs"].find_one()
         except OperationFailure:

@@ -14,7 +14,7 @@ import pytest
 import axeq
 from tests.support.pools import probe_pool, quick_pool, running
 from tests.support.probe import Probe, probe, probe_in_process, stored_probe
-from tests.support.waiting import DEADLINE, eventually
+from tests.support.waiting import DEADLINE, due, eventually
 
 pytestmark = pytest.mark.kinds("uri", "mongomock")
 
@@ -104,6 +104,7 @@ def test_drain_tries_again_what_is_to_be_tried_at_once_until_it_is_exhausted(sto
 def test_work_one_runs_the_first_job_in_order_and_says_whether_there_was_one(store: axeq.Store) -> None:
     queue = axeq.Queue(store)
     second, first = queue.enqueue(Probe(value=2)), queue.enqueue(Probe(value=1), priority=-5)
+    due(store, first)
     pool = probe_pool(store)
 
     assert pool.work_one()

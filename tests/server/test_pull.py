@@ -17,7 +17,7 @@ import axeq
 from axeq import State
 from tests.support.masking import Mask
 from tests.support.probe import Probe, stored_probe
-from tests.support.waiting import DEADLINE, aeventually, eventually, settled
+from tests.support.waiting import DEADLINE, aeventually, due, eventually, settled
 
 pytestmark = pytest.mark.kinds("uri", "motor", "mongomock")
 """Those whose drivers or whose waiting differ; nothing else of it depends on how a store was opened."""
@@ -37,7 +37,7 @@ async def made(queue: Any, count: int = 1, **options: Any) -> list[Any]:
     """Enqueues jobs; those without a delay are certainly due once it returns, however roughly the time is known."""
     jobs = list(await settled(queue.enqueue_many([Probe(value=number) for number in range(count)], **options)))
     if "delay" not in options:
-        await aeventually(lambda: queue.store.clock.earliest() >= jobs[-1].available_at)
+        due(queue.store, jobs[-1])
     return jobs
 
 

@@ -15,7 +15,7 @@ import axeq
 from axeq import State
 from tests.support.pools import quick_pool, running
 from tests.support.probe import Probe, probe
-from tests.support.waiting import DEADLINE, eventually
+from tests.support.waiting import DEADLINE, due, eventually
 
 pytestmark = [pytest.mark.kinds("uri", "mongomock"), pytest.mark.usefixtures("nothing_given_back")]
 """Nothing of it depends on how a store was opened; and what is claimed is to start in its turn."""
@@ -31,7 +31,8 @@ class Third(axeq.Model[Any], name="third"):
 
 def enqueued(store: axeq.Store, count: int, *queues: str, payload: axeq.Model[Any] | None = None) -> None:
     for queue in queues:
-        axeq.Queue(store, queue).enqueue_many([payload or Probe()] * count)
+        made = axeq.Queue(store, queue).enqueue_many([payload or Probe()] * count)
+        due(store, made[-1])
 
 
 def noting_queues(pool: axeq.Pool, *, workers: int = 1, seconds: float = 0.0) -> list[str]:

@@ -177,7 +177,7 @@ def test_a_pool_that_cannot_open_a_job_puts_it_back_uncounted_and_says_so_once(
         for job in jobs:
             put_back(job)
         assert axeq.Queue(other).enqueue(Probe(value="mine")).wait(DEADLINE) == "mine"
-        said = [record for record in caplog.records if record.levelno == logging.ERROR]
+        said = [record for record in caplog.records if (record.name, record.levelno) == ("axeq.pool", logging.ERROR)]
 
     for job in jobs:
         assert (job.state, job.attempts, job.lost, job.error) == (axeq.State.ENQUEUED, 0, 0, None)

@@ -12,7 +12,7 @@ import pytest
 
 import axeq
 
-__all__ = ["DEADLINE", "aeventually", "cancelled", "eventually", "in_state", "settled"]
+__all__ = ["DEADLINE", "aeventually", "cancelled", "due", "eventually", "in_state", "settled"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,14 @@ async def aeventually(assertion: Callable[[], T | Awaitable[T]], timeout: float 
         else:
             return value
         await asyncio.sleep(_POLL)
+
+
+def due(store: axeq.Store, job: Any) -> None:
+    """Returns once a job that was enqueued for now is certainly due, however roughly its store knows the time.
+
+    Of jobs enqueued one after the other, a pool could else find the first due and the next not yet.
+    """
+    eventually(lambda: store.clock.earliest() >= job.available_at)
 
 
 def in_state(job: axeq.Job[Any, Any], state: axeq.State) -> axeq.Job[Any, Any]:
