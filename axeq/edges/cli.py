@@ -1,6 +1,6 @@
 """The command line: `axeq`. An error of axeq becomes one line on standard error and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 4 no connection to a server.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 4 no connection to a server, or no answer in time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from axeq.edges.keeper import Signals
 from axeq.faces.queue import Queue
 from axeq.rules import indexes
-from axeq.wire.capabilities import Finding, examine
+from axeq.wire.capabilities import ANSWER_DEADLINE, Finding, examine
 from axeq.wire.embedded import open_embedded
 from axeq.wire.store import Store
 from axeq.wire.wire import JOBS, Place
@@ -132,7 +132,8 @@ _queue = click.option("--queue", default="default", show_default=True, help="The
 def doctor(target: str | None, database: str | None) -> int:
     """Show what the server of URI (default: AXEQ_URI) can do, and what is missing there.
 
-    Writes to a scratch collection of its own, and drops it. Exits with 1 where something is missing.
+    Writes to a scratch collection of its own, and drops it. Exits with 1 where something is missing, and with 4 where
+    the server was too slow to show that nothing is.
     """
     with Store(target, database=database) as store:
         findings = examine(store.sync_client(), store.place.database, prefix=store.place.collection)
@@ -142,7 +143,8 @@ def doctor(target: str | None, database: str | None) -> int:
         missing = f"{', '.join(_called(index, store.place) for index in absent)}: run `axeq indexes ensure`"
         findings.append(Finding(f"its {len(indexes.INDEXES)} indexes", not absent, missing))
     _show(findings)
-    return FAILED if any(finding.needed and not finding.holds for finding in findings) else 0
+    needed = {finding.holds for finding in findings if finding.needed}
+    return FAILED if False in needed else CONNECTION if None in needed else 0
 
 
 def _called(index: indexes.Index, place: Place) -> str:
@@ -153,8 +155,13 @@ def _called(index: indexes.Index, place: Place) -> str:
 def _show(findings: Sequence[Finding]) -> None:
     widest = max(len(finding.what) for finding in findings)
     for finding in findings:
-        answer = "yes" if finding.holds else ("NO   " if finding.needed else "no   ") + finding.without
-        click.echo(f"{finding.what:<{widest}}  {answer}")
+        click.echo(f"{finding.what:<{widest}}  {_shown(finding)}")
+
+
+def _shown(finding: Finding) -> str:
+    if finding.holds is None:
+        return f"?    no answer within {ANSWER_DEADLINE:g} s: try again when the server has less to do"
+    return "yes" if finding.holds else ("NO   " if finding.needed else "no   ") + finding.without
 
 
 @commands.group("indexes")

@@ -34,7 +34,9 @@ __all__ = ["find_files", "run"]
 _BATCH = 500
 _STALLED = 120.0
 """For how many seconds no job may end before the demo gives up."""
-_SERVER_END = 25.0
+_SERVER_END = 60.0
+"""For how many seconds a server may end: one that was just being tried for longer than one that serves."""
+_LOOK_AGAIN = 0.1
 
 
 def run(tree: Path | None, *, workers: int, keep: Path | None) -> int:
@@ -157,9 +159,13 @@ def _directory(keep: Path | None) -> Iterator[Path]:
 
 def _end_server(home: Home) -> bool:
     """Has the server of a directory that nobody else uses end now, and returns whether it has."""
-    serving = home.serving()
-    if serving is not None and servers.is_running(serving.keeper, home.path):
-        with suppress(ProcessLookupError):
-            os.kill(serving.keeper, signal.SIGTERM)
-    # The keeper holds this lock until its server is gone.
-    return take_lock(home.keeper_lock, exclusive=True, timeout=_SERVER_END) is not None
+    until = time.monotonic() + _SERVER_END
+    # The keeper holds this lock until its server is gone. One that has just begun names itself only later.
+    while take_lock(home.keeper_lock, exclusive=True, timeout=_LOOK_AGAIN) is None:
+        if time.monotonic() >= until:
+            return False
+        serving = home.serving()
+        if serving is not None and servers.is_running(serving.keeper, home.path):
+            with suppress(ProcessLookupError):
+                os.kill(serving.keeper, signal.SIGTERM)
+    return True

@@ -37,6 +37,7 @@ LINGER = 2.5
 TICK = 0.25
 STOP_DEADLINE = 10.0
 START_DEADLINE = 40.0
+ADOPT_DEADLINE = 20.0
 PORT_DEADLINE = 2.0
 QUICK_DEATH = 10.0
 QUICK_DEATHS = 5
@@ -182,13 +183,22 @@ class _Keeper:
             return None
         server = _Server(serving, None)
         if server.alive():
-            if serving.ready and servers.answer(serving.port):
-                self._home.announce(replace(serving, keeper=os.getpid()))
+            if serving.ready and self._answers(server):
+                server.serving = replace(serving, keeper=os.getpid())
+                self._home.announce(server.serving)
                 _log.info("took over server %d on port %d", serving.pid, serving.port)
                 return server
             server.stop()
         self._home.announce(None)
         return None
+
+    def _answers(self, server: _Server) -> bool:
+        """Whether a server answers while it runs: a busy one may not at the first time."""
+        until = time.monotonic() + ADOPT_DEADLINE
+        while servers.answer(server.serving.port) is None:
+            if not server.alive() or time.monotonic() >= until or self._signals.wait(TICK):
+                return False
+        return True
 
     def _restart(self, dead: _Server) -> _Server:
         _log.warning("server %d has died", dead.serving.pid)

@@ -20,10 +20,13 @@ from pymongo.write_concern import WriteConcern
 
 from axeq.words.errors import AccessDenied, StoreUnavailable
 
-__all__ = ["Capabilities", "Finding", "examine", "from_hello", "probe"]
+__all__ = ["ANSWER_DEADLINE", "Capabilities", "Finding", "examine", "from_hello", "probe"]
 
-_STEP_DEADLINE = 10.0
+ANSWER_DEADLINE = 10.0
+"""Seconds that a server has for each step."""
+_SEEN_WITHIN = ANSWER_DEADLINE / 2
 _DENIED = frozenset({13, 18})
+_Step = Callable[[Collection[dict[str, Any]]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,12 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a try at a server showed: whether it does `what`, and where not, what follows. axeq relies on what is
-    `needed`.
+    """What a try at a server showed: whether it `holds` that it does `what`, None where there was no answer in time,
+    and where not, what follows. axeq relies on what is `needed`.
     """
 
     what: str
-    holds: bool
+    holds: bool | None
     without: str
     needed: bool = True
 
@@ -70,15 +73,15 @@ def probe(client: pymongo.MongoClient[dict[str, Any]], database: str) -> Capabil
     """Returns what the server really does, tried in a scratch collection of `database` and then dropped.
 
     Each step has 10 s; one that fails makes its capability False.
-    Raises `StoreUnavailable` when no server answers, `AccessDenied` when it refuses the account.
+    Raises `StoreUnavailable` when no server answers in time, `AccessDenied` when it refuses the account.
     """
     promised = _greet(client)
     with _scratch(client, database, "axeq_probe") as scratch:
         return Capabilities(
-            streams=_holds(scratch, _streams),
-            transactions=_holds(scratch, _transactions),
+            streams=_holds_now(scratch, _streams),
+            transactions=_holds_now(scratch, _transactions),
             clock=promised.clock,
-            freed_labels=_holds(scratch, _freed_labels),
+            freed_labels=_holds_now(scratch, _freed_labels),
             version=promised.version,
         )
 
@@ -102,12 +105,12 @@ def _scratch(client: pymongo.MongoClient[Any], database: str, prefix: str) -> It
     try:
         yield scratch
     finally:
-        with suppress(PyMongoError), pymongo.timeout(_STEP_DEADLINE):
+        with suppress(PyMongoError), pymongo.timeout(ANSWER_DEADLINE):
             scratch.drop()
 
 
 def _greet(client: pymongo.MongoClient[dict[str, Any]]) -> Capabilities:
-    patience = min(_STEP_DEADLINE, client.options.server_selection_timeout)
+    patience = min(ANSWER_DEADLINE, client.options.server_selection_timeout)
     try:
         with pymongo.timeout(patience):
             hello = client.admin.command("hello")
@@ -126,23 +129,31 @@ def _host(client: pymongo.MongoClient[dict[str, Any]]) -> str:
     return ",".join(f"{host}:{port}" if port else host for host, port in sorted(seeds, key=str)) or "(no host)"
 
 
-def _holds(scratch: Collection[dict[str, Any]], step: Callable[[Collection[dict[str, Any]]], bool]) -> bool:
+def _holds_now(scratch: Collection[dict[str, Any]], step: _Step) -> bool:
+    holds = _holds(scratch, step)
+    if holds is None:
+        raise StoreUnavailable(_host(scratch.database.client), f"no answer within {ANSWER_DEADLINE:g} s")
+    return holds
+
+
+def _holds(scratch: Collection[dict[str, Any]], step: _Step) -> bool | None:
+    """Returns whether a step shows what it is for, or None where it has no answer in time."""
     try:
-        with pymongo.timeout(_STEP_DEADLINE):
+        with pymongo.timeout(ANSWER_DEADLINE):
             return step(scratch)
-    except ConnectionFailure:
+    except ConnectionFailure as error:
         # A server that only hung up on this step still greets; one that is gone raises here.
         _greet(scratch.database.client)
-        return False
-    except PyMongoError:
-        return False
+        return None if error.timeout else False
+    except PyMongoError as error:
+        return None if error.timeout else False
 
 
 def _streams(scratch: Collection[dict[str, Any]]) -> bool:
     scratch.insert_one({"_id": "before"})
-    until = time.monotonic() + _STEP_DEADLINE
     with scratch.watch(max_await_time_ms=200) as stream:
         scratch.insert_one({"_id": "seen"})
+        until = time.monotonic() + _SEEN_WITHIN
         while time.monotonic() < until:
             change = stream.try_next()
             if change is not None:
@@ -198,7 +209,7 @@ def _exclusive(scratch: Collection[dict[str, Any]]) -> bool:
     scratch.insert_many([{"_id": number, "free": True} for number in range(_CONTESTED)])
 
     def claim(_: int) -> int:
-        with pymongo.timeout(_STEP_DEADLINE):
+        with pymongo.timeout(ANSWER_DEADLINE):
             tries = (
                 scratch.find_one_and_update({"_id": number, "free": True}, {"$set": {"free": False}})
                 for number in range(_CONTESTED)
@@ -213,7 +224,7 @@ def _many_exclusive(scratch: Collection[dict[str, Any]]) -> bool:
     scratch.insert_many([{"_id": number, "free": True} for number in range(_CONTESTED)])
 
     def claim(rival: int) -> int:
-        with pymongo.timeout(_STEP_DEADLINE):
+        with pymongo.timeout(ANSWER_DEADLINE):
             query = {"_id": {"$in": list(range(_CONTESTED))}, "free": True}
             return scratch.update_many(query, {"$set": {"free": False, "rival": rival}}).matched_count
 
@@ -275,7 +286,7 @@ def _bounded(scratch: Collection[dict[str, Any]]) -> bool:
 
 _CONTESTED, _RIVALS = 40, 8
 
-_STEPS: tuple[tuple[str, Callable[[Collection[dict[str, Any]]], bool], str, bool], ...] = (
+_STEPS: tuple[tuple[str, _Step, str, bool], ...] = (
     ("find-and-modify has one winner", _exclusive, "a job runs in several pools at once", True),
     ("update_many counts what it alone changed", _many_exclusive, "a job runs in several pools at once", True),
     ("finds are filtered, sorted and limited", _ordered, "jobs run in the wrong order", True),

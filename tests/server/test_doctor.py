@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pymongo
@@ -13,6 +14,7 @@ import axeq
 from axeq.edges import cli
 from axeq.wire import capabilities
 from axeq.wire.capabilities import Finding, examine
+from axeq.words.errors import StoreUnavailable
 from tests.support.probe import Probe
 
 
@@ -93,6 +95,52 @@ def test_doctor_fails_for_what_is_needed_alone(
 
     assert cli.run(["doctor", uri]) == code
     assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("needed", "code"), [(True, 4), (False, 0)])
+def test_doctor_says_of_a_slow_server_that_it_was_slow_and_nothing_worse(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, needed: bool, code: int
+) -> None:
+    def endless(scratch: Any) -> bool:
+        while True:
+            scratch.find_one()
+
+    with axeq.Store(uri) as store:
+        axeq.Queue(store).ensure_indexes()
+    monkeypatch.setattr(capabilities, "_STEPS", (("gravity", endless, "jobs fly", needed),))
+    monkeypatch.setattr(capabilities, "ANSWER_DEADLINE", 1.0)
+
+    assert cli.run(["doctor", uri]) == code
+    shown = capsys.readouterr().out
+    assert "?    no answer within" in shown
+    assert "jobs fly" not in shown
+
+
+def test_a_server_that_is_too_slow_for_a_probe_is_not_said_to_lack_anything(
+    server: pymongo.MongoClient[dict[str, Any]], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(scratch: Any) -> bool:
+        while True:
+            scratch.find_one()
+
+    monkeypatch.setattr(capabilities, "_transactions", endless)
+    monkeypatch.setattr(capabilities, "ANSWER_DEADLINE", 1.0)
+
+    with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
+        capabilities.probe(server, database)
+
+
+def test_change_streams_that_stay_silent_are_none(
+    server: pymongo.MongoClient[dict[str, Any]], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (streams,) = (each for each in capabilities._STEPS if each[0] == "change streams")
+    monkeypatch.setattr(capabilities, "_STEPS", (streams,))
+    monkeypatch.setattr(capabilities, "_SEEN_WITHIN", 0.3)
+    monkeypatch.setattr("pymongo.change_stream.ChangeStream.try_next", lambda self: time.sleep(0.05))
+
+    (_, finding) = examine(server, database, prefix="jobs")
+
+    assert (finding.what, finding.holds) == ("change streams", False)
 
 
 @pytest.mark.parametrize(
