@@ -103,7 +103,8 @@ class RankedLag:
             return
         share = self._lost / self._attempted
         if share > _MANY:
-            self._wider *= 1.5
+            if self.step < self._max_lag:  # a wider one would change nothing, and take long to narrow again
+                self._wider *= 1.5
         elif share < _FEW:
             self._wider = max(self._wider * 0.9, 1.0)
         self._attempted = self._lost = 0

@@ -84,6 +84,20 @@ def test_the_step_widens_while_claims_are_lost_and_narrows_while_they_are_not() 
     assert lag.step < widened
 
 
+def test_the_step_narrows_as_soon_after_many_lost_claims_as_after_few() -> None:
+    few, many = RankedLag("me", 0.1), RankedLag("me", 0.1)
+    while few.step < 0.1:
+        few.raced(200, 100, 0.0)
+    for _ in range(100):
+        many.raced(200, 100, 0.0)
+
+    for _ in range(3):
+        few.raced(200, 0, 0.0)
+        many.raced(200, 0, 0.0)
+
+    assert many.step == few.step < 0.1
+
+
 def test_a_pool_takes_its_own_share_before_that_of_others() -> None:
     first, second = ranked(2)
     jobs = [candidate() for _ in range(40)]
