@@ -25,7 +25,7 @@ __all__ = ["Hints"]
 
 _LOGGER = logging.getLogger("axeq.feed")
 _STREAM_AWAIT = 10.0
-_LONGEST_PAUSE = 30.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 _LONGEST_CLAIM = 0.05
 _MOST_AT_ONCE = 500
 """How many of the jobs that this process stores at once are told: a read brings the others."""
@@ -74,6 +74,7 @@ class Hints:
         self._cancelled = cancelled
         self._idle = asyncio.Event()
         self._acted = asyncio.Event()
+        self._pause = _SHORTEST_PAUSE
 
     def idle(self) -> None:
         """Notes that the pool waits for work: the stream is to be open."""
@@ -119,16 +120,14 @@ class Hints:
         if not (await self._store.acapabilities()).streams:
             _LOGGER.info("no change streams here: looking for jobs now and then")
             await asyncio.Event().wait()
-        pause = 0.1
         while True:
             await self._idle.wait()
             try:
                 await self._listen()
-                pause = 0.1
             except StoreError as error:
                 _LOGGER.warning("change stream lost, looking by polling: %s", error)
-                await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - spreads reopening
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                await asyncio.sleep(self._pause * (1 + random.random()))  # noqa: S311 - spreads reopening
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             finally:
                 self._stream_is(open=False)
 
@@ -137,6 +136,7 @@ class Hints:
             self._stream_is(open=True)
             while self._idle.is_set() and stream.alive:
                 change = await stream.try_next()
+                self._pause = _SHORTEST_PAUSE  # it works: one that opens, and breaks before its first word, does not
                 if change is not None:
                     self._heard(change)
                     await self._let_claim()
