@@ -50,8 +50,8 @@ class SimulatedWire:
         self._place = place
         self._lock = threading.Lock()
 
-    def run(self, op: Op[T], *, within: float | None = None) -> T:
-        """Runs a rule to its end, however long that takes."""
+    def run(self, op: Op[T]) -> T:
+        """Runs a rule to its end."""
         return drive(op, self._execute)
 
     def close(self) -> None:

@@ -160,13 +160,13 @@ class Store:
         return self._opened().sync()
 
     def spare_wire(self, *, timeout: float) -> SyncWire | SimulatedWire:
-        """Returns a sync wire with a client of its own, which its user closes; `timeout` in seconds bounds each
+        """Returns a hurried sync wire with a client of its own, which its user closes; `timeout` in seconds bounds each
         command.
         """
         if self._simulated is not None:
             return self._simulated
         clients = self._opened()
-        return SyncWire(clients.spare(), replace(self.place, timeout=timeout), self.clock)
+        return SyncWire(clients.spare(), replace(self.place, timeout=timeout), self.clock, hurried=True)
 
     @asynccontextmanager
     async def watch(

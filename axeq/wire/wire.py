@@ -44,7 +44,7 @@ from axeq.wire.commands import (
     Update,
 )
 from axeq.wire.translation import translated
-from axeq.words.clock import Clock
+from axeq.words.clock import LONG_READING, Clock
 from axeq.words.errors import AxeqError
 
 __all__ = [
@@ -75,8 +75,6 @@ T = TypeVar("T")
 
 _LISTING = frozenset(("aggregate", "list_indexes"))
 """Methods whose reply is a cursor: rules get the list."""
-_LONG_READING = 0.01
-"""Seconds: leases and due times are written later by as much as a reading of the clock took."""
 _MOST_MERGED = 50
 """How many documents one statement of a merge changes: the search for a document's own fields is linear."""
 _LARGEST_MERGE = 8 * 1024 * 1024
@@ -147,9 +145,11 @@ class _Wire(Generic[T]):
         *,
         session: Any = None,
         changes: Changes | None = None,
+        hurried: bool = False,
     ) -> None:
         self.client = client
         self.clock = clock
+        self._hurried = hurried
         self._place = place
         self._session = session
         self._changes = changes
@@ -157,24 +157,19 @@ class _Wire(Generic[T]):
 
 
 class SyncWire(_Wire[MongoClient[Any]]):
-    """Runs rules on a `MongoClient`.
+    """Runs rules on a `MongoClient`; `hurried`, it asks for the server's time only where nothing is sure of it.
 
     With a `session`, every command joins its transaction, under the session's own concerns, and the driver's
     own errors pass through unchanged, so that their transaction labels still work.
     """
 
-    def run(self, op: Op[T], *, within: float | None = None) -> T:
-        """Runs a rule, asking the server for its time first where that is stale; `within` so many seconds in all, where
-        given.
-        """
-        if within is not None:
-            with pymongo.timeout(within):
-                return self.run(op)
+    def run(self, op: Op[T]) -> T:
+        """Runs a rule, asking the server for its time first where that is stale."""
         topology = self.client.topology_description
         self.clock.follow(topology.max_election_id)
         if self._place.selection < self._place.timeout and not topology.has_writable_server():
             self._find_server()
-        if self.clock.stale:
+        if self.clock.unsure if self._hurried else self.clock.stale:
             self.measure()
         return drive(op, self._execute)
 
@@ -187,7 +182,7 @@ class SyncWire(_Wire[MongoClient[Any]]):
         that may have had to find the server and to connect.
         """
         hello, seconds = self._read_clock()
-        return hello if seconds <= _LONG_READING else self._read_clock()[0]
+        return hello if seconds <= LONG_READING else self._read_clock()[0]
 
     def _read_clock(self) -> tuple[Mapping[str, Any], float]:
         with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):
@@ -253,7 +248,7 @@ class AsyncWire(_Wire[AsyncMongoClient[Any]]):
     async def measure(self) -> Mapping[str, Any]:
         """Takes a reading of the server's clock, as `SyncWire.measure`."""
         hello, seconds = await self._read_clock()
-        return hello if seconds <= _LONG_READING else (await self._read_clock())[0]
+        return hello if seconds <= LONG_READING else (await self._read_clock())[0]
 
     async def _read_clock(self) -> tuple[Mapping[str, Any], float]:
         with translated(self._place, self.clock), pymongo.timeout(self._place.timeout):

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-__all__ = ["Clock", "LocalClock", "ServerClock", "milliseconds"]
+__all__ = ["LONG_READING", "Clock", "LocalClock", "ServerClock", "milliseconds"]
+
+LONG_READING = 0.01
+"""Seconds: jobs are claimed later, leases and due times written later, by as much as a reading of the clock took."""
+_LONG_ONE_KEPT = 1.0
 
 
 def milliseconds(moment: datetime, *, up: bool = False) -> datetime:
@@ -39,6 +43,11 @@ class Clock(Protocol):
         """Whether the server should be asked for its time before the clock is read."""
         ...
 
+    @property
+    def unsure(self) -> bool:
+        """Whether the clock was never read, or is in doubt, or its last reading is too old to write anything by."""
+        ...
+
     def observe(self, server_time: datetime, sent: float, received: float) -> None:
         """Takes a reading of the server's clock, asked for at `sent` and answered at `received` (monotonic)."""
         ...
@@ -55,7 +64,7 @@ class Clock(Protocol):
 class LocalClock:
     """The process's own clock, for stores that have none (mongomock)."""
 
-    stale = False
+    stale = unsure = False
 
     def earliest(self) -> datetime:
         return milliseconds(datetime.now(UTC))
@@ -92,7 +101,8 @@ class ServerClock:
     The reading was taken somewhere between `sent` and `received`, so the server's time now lies between
     `localTime + (monotonic - received)` and `localTime + (monotonic - sent)`. Of the recent samples the one
     with the shortest round trip gives the narrowest bounds. `max_age` is in seconds, default 60; it also bounds
-    the drift between two samples.
+    the drift between two samples. While even the best has a long round trip, as at a start that had to wait for its
+    turn, the server is asked again after a second, then after twice as long each time.
     """
 
     def __init__(self, *, max_age: float = 60.0, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -100,21 +110,33 @@ class ServerClock:
         self._monotonic = monotonic
         self._samples: tuple[_Sample, ...] = ()
         self._best: _Sample | None = None
+        self._kept = max_age
+        self._next_kept = _LONG_ONE_KEPT
+        """Seconds for which the next long reading is relied on."""
         self._election: Any = None
 
     @property
     def stale(self) -> bool:
-        newest = self._samples[-1] if self._samples else None
-        return newest is None or self._monotonic() - newest.received > self._max_age
+        return self._older_than(self._kept)
+
+    @property
+    def unsure(self) -> bool:
+        return self._older_than(self._max_age)
 
     def observe(self, server_time: datetime, sent: float, received: float) -> None:
+        stale = self.stale
         horizon = received - 3 * self._max_age
         recent = tuple(sample for sample in self._samples if sample.received >= horizon)[-4:]
         self._samples = (*recent, _Sample(server_time, sent, received))
         self._best = min(self._samples, key=lambda sample: sample.round_trip)
+        if self._best.round_trip <= LONG_READING:
+            self._kept, self._next_kept = self._max_age, _LONG_ONE_KEPT
+        elif stale:  # else it is the second of two, and says no more than the first
+            self._kept, self._next_kept = min(self._next_kept, self._max_age), 2 * self._next_kept
 
     def doubt(self) -> None:
         self._samples = ()
+        self._next_kept = _LONG_ONE_KEPT
 
     def follow(self, election: Any) -> None:
         # Only forwards: the clients of a store learn of an election one after the other.
@@ -132,6 +154,10 @@ class ServerClock:
 
     def monotonic(self) -> float:
         return self._monotonic()
+
+    def _older_than(self, seconds: float) -> bool:
+        newest = self._samples[-1] if self._samples else None
+        return newest is None or self._monotonic() - newest.received > seconds
 
     def _sample(self) -> _Sample:
         if self._best is None:

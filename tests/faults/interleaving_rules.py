@@ -119,7 +119,7 @@ def begin(rule: str, server: int, monotonic: int, *inputs: Any) -> Underway:
 class _Clock:
     """The server's time as a rule sees it: whatever it was when the rule heard its last reply."""
 
-    stale = False
+    stale = unsure = False
 
     def __init__(self, heard: Heard) -> None:
         self.heard = heard

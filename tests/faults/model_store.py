@@ -29,7 +29,7 @@ _EPOCH = datetime(2126, 5, 4, 12, tzinfo=UTC)
 class Time:
     """Virtual time in milliseconds, which only a tick or a rule's own sleep moves."""
 
-    stale = False
+    stale = unsure = False
 
     def __init__(self) -> None:
         self.now = 0

@@ -26,7 +26,7 @@ UNSENT = StoreUnavailable("db:27017", "no server", sent=False)
 class ScriptedClock:
     """The server's time between two bounds, moving only when a rule sleeps."""
 
-    stale = False
+    stale = unsure = False
 
     def __init__(self) -> None:
         self.elapsed = 0.0

@@ -103,6 +103,37 @@ def test_a_clock_is_stale_until_measured_and_after_its_age(ticks: Ticks) -> None
     assert (before, at_its_age, clock.stale) == (True, False, True)
 
 
+def test_a_clock_that_is_known_only_vaguely_is_measured_again_after_a_second_and_then_ever_less_often(
+    ticks: Ticks,
+) -> None:
+    clock = ServerClock(max_age=60, monotonic=ticks)
+    asked = []
+
+    for second in range(200):
+        ticks.now = second * 1_000_000 + 400_000
+        if clock.stale:
+            asked.append(second)
+            for _ in range(2):  # a long reading is taken once more
+                ticks.now += 50_000
+                sample(clock, T0 + ticks.now * MICROSECOND, ticks.now - 50_000, ticks.now)
+
+    assert asked == [0, 2, 5, 10, 19, 36, 69, 130, 191]
+    assert not clock.unsure
+
+
+def test_a_clock_that_has_come_to_be_known_well_is_measured_once_a_minute(ticks: Ticks) -> None:
+    clock = ServerClock(max_age=60, monotonic=ticks)
+    sample(clock, T0, 0, 1_000_000)
+
+    ticks.now = 2_000_001
+    vague = clock.stale, clock.unsure
+    sample(clock, T0 + timedelta(seconds=2), 2_000_000, 2_001_000)
+    ticks.now = 62_001_000
+
+    assert vague == (True, False)
+    assert (clock.stale, clock.latest() - clock.earliest()) == (False, timedelta(milliseconds=1))
+
+
 def test_a_doubted_clock_is_measured_anew_and_forgets_what_it_knew(ticks: Ticks) -> None:
     clock = ServerClock(monotonic=ticks)
     sample(clock, T0, 0, 0)
