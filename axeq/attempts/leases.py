@@ -60,7 +60,7 @@ class Leases:
             self._thread.join()
 
     def hold(self, jobs: Iterable[Held], *, since: float) -> None:
-        """Takes on jobs whose claim was sent at `since` (monotonic)."""
+        """Takes on jobs whose leases began at `since` (monotonic)."""
         with self._lock:
             for job in jobs:
                 self._held[job.id] = job
@@ -109,7 +109,7 @@ class Leases:
             self.failure = error
 
     def _keep(self) -> None:
-        wire = self._store.spare_wire(timeout=max(self._beats_every, _ENOUGH))
+        wire = self._store.spare_wire(timeout=max(self._beats_every, min(_ENOUGH, self._lease / 2)))
         idle_since = time.monotonic()
         due = idle_since + self._beats_every
         try:
@@ -139,11 +139,12 @@ class Leases:
             return
         sent = time.monotonic()
         try:
+            clock, lease = self._store.clock, self._lease
             if extending:
-                rule = extend(held, self._store.clock, lease=self._lease, beside=beside)
-                holding: Holding = wire.run(rule, within=self._patience(held))
+                rule = extend(held, clock, lease=lease, beside=beside, patience=self._patience(held))
             else:
-                holding = wire.run(flags([*held, *beside]), within=self._beats_every)
+                rule = flags([*held, *beside])
+            holding: Holding = wire.run(rule)
         except StoreError as error:
             if extending:
                 self.healthy = False

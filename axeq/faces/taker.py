@@ -66,18 +66,26 @@ class Taker(Generic[M, R]):
         self._binding = binding
 
     def claim(self, count: int) -> Op[list[Claimed[M]]]:
-        """Claims up to `count` jobs that are due and fit."""
+        """Claims up to `count` jobs that are due and fit; where that took longer than their leases, it renews these."""
         models: dict[Any, M] = {}
         records = yield from pull.take(
             self.puller, count, self.store.clock, unfit=lambda record: self._unfit(record, models)
         )
-        return [Claimed(record, models[record.id]) for record in records]
+        claimed = [Claimed(record, models[record.id]) for record in records]
+        return (yield from self.renew(claimed)) if any(map(self._has_lapsed, claimed)) else claimed
 
     def renew(self, claimed: Iterable[Claimed[M]]) -> Op[list[Claimed[M]]]:
-        """Extends the leases of claimed jobs and returns those that are still held."""
-        by_id = {each.record.id: each for each in claimed}
-        records = yield from pull.renew(self.puller, [each.record for each in by_id.values()], self.store.clock)
-        return [by_id[record.id] for record in records]
+        """Extends the leases of claimed jobs and returns those that are still held: none under a lease that has lapsed
+        meanwhile, as in a process that was stopped.
+        """
+        kept = list(claimed)
+        for _ in range(_TRIES):
+            by_id = {each.record.id: each for each in kept}
+            records = yield from pull.renew(self.puller, [each.record for each in kept], self.store.clock)
+            kept = [by_id[record.id] for record in records]
+            if not any(map(self._has_lapsed, kept)):
+                return kept
+        return []
 
     def give_back(self, claimed: Iterable[Claimed[M]]) -> Op[None]:
         """Puts claimed jobs back as they were."""
@@ -99,6 +107,10 @@ class Taker(Generic[M, R]):
         """Whether half of the lease of a job that waits to be handed out is over."""
         end = claimed.record.available_at
         return end is None or (end - self.store.clock.latest()).total_seconds() < self.puller.lease / 2
+
+    def _has_lapsed(self, claimed: Claimed[M]) -> bool:
+        end = claimed.record.available_at
+        return end is None or end <= self.store.clock.latest()
 
     def concerns(self, documents: Sequence[Document]) -> bool:
         """Whether jobs that were just stored here are among those it pulls."""

@@ -23,6 +23,7 @@ from axeq.words.states import TRANSITIONS, State
 
 __all__ = [
     "FENCE",
+    "Claim",
     "Held",
     "Holding",
     "cancel_reason",
@@ -42,9 +43,19 @@ FENCE = {"_id": 1, "state": 1, "claim.token": 1, "cancel": 1}
 """What is read of a job to see whether a claim still holds."""
 
 
+class Claim(list[Record]):
+    """Claimed jobs, in order. `since` is when (monotonic) the last write was sent that all of their leases had: the
+    claim, or what extended them after a claim whose answer was lost.
+    """
+
+    def __init__(self, records: Iterable[Record] = (), *, since: float = float("inf")) -> None:
+        super().__init__(records)
+        self.since = since
+
+
 def claim_many(
     ids: Sequence[Any], clock: Clock, *, worker: str, lease: float, patience: float, lost: int = 0
-) -> Op[list[Record]]:
+) -> Op[Claim]:
     """Claims those of `ids` that are due and have lost `lost` leases (default none), under one fresh token, and
     returns them as claimed.
 
@@ -64,19 +75,19 @@ def claim_many(
         raise
     except StoreError:
         # It went as far as a document that cannot be claimed, such as one whose attempts are text.
-        claimed_before = yield from _recovered(ids, token, clock, lease, until=sent)
+        claimed_before = yield from _recovered(ids, token, clock, lease, sent=sent, until=sent)
         if not claimed_before:
             raise
         return claimed_before
     else:
         if not result.matched_count:
-            return []
+            return Claim()
         with suppress(StoreUnavailable):
-            return (yield from _read_back(ids, token))
-    return (yield from _recovered(ids, token, clock, lease, until=sent + patience))
+            return Claim((yield from _read_back(ids, token)), since=sent)
+    return (yield from _recovered(ids, token, clock, lease, sent=sent, until=sent + patience))
 
 
-def claim_one(candidate: Candidate, clock: Clock, *, worker: str, lease: float, patience: float) -> Op[list[Record]]:
+def claim_one(candidate: Candidate, clock: Clock, *, worker: str, lease: float, patience: float) -> Op[Claim]:
     """Claims one job in one round trip, and returns it as claimed, or nothing where another was faster.
 
     A job that has lost a lease is claimed by this alone; its claim adds to `lost`, not to `attempts`.
@@ -95,8 +106,8 @@ def claim_one(candidate: Candidate, clock: Clock, *, worker: str, lease: float, 
         if not error.sent:
             raise
     else:
-        return [Record(document)] if document else []
-    return (yield from _recovered([candidate.id], token, clock, lease, until=sent + patience))
+        return Claim([Record(document)], since=sent) if document else Claim()
+    return (yield from _recovered([candidate.id], token, clock, lease, sent=sent, until=sent + patience))
 
 
 def _claimed(token: ObjectId, worker: str, clock: Clock, lease: float, *, attempts: int) -> Document:
@@ -118,24 +129,29 @@ def _read_back(ids: Sequence[Any], token: ObjectId) -> Op[list[Record]]:
     return [Record(found[identity]) for identity in ids if identity in found]
 
 
-def _recovered(ids: Sequence[Any], token: ObjectId, clock: Clock, lease: float, *, until: float) -> Op[list[Record]]:
-    """Finds out what an unanswered claim took.
+def _recovered(
+    ids: Sequence[Any], token: ObjectId, clock: Clock, lease: float, *, sent: float, until: float
+) -> Op[Claim]:
+    """Finds out what an unanswered claim took that was sent at `sent`.
 
     The extension is a majority write on the same documents, and so a barrier before the read. The claim may
     still be running at the server until its own deadline, so both are repeated until then.
     """
-    records: list[Record] = []
+    claim = Claim(since=sent)
     while True:
-        over = clock.monotonic() >= until
+        begun = clock.monotonic()
+        over = begun >= until
         try:
             held = {"_id": {"$in": list(ids)}, "claim.token": token, "state": _DEQUEUED}
-            yield Call(JOBS, "update_many", (held, {"$max": {"available_at": lease_end(clock, lease)}}))
+            result = yield Call(JOBS, "update_many", (held, {"$max": {"available_at": lease_end(clock, lease)}}))
             records = yield from _read_back(ids, token)
+            # What the claim took between the two has the claim's own lease.
+            claim = Claim(records, since=begun if result.matched_count >= len(records) else claim.since)
         except StoreUnavailable:
             if over:
                 raise  # what it took, if anything, lapses with its lease
-        if over or len(records) == len(ids):
-            return records
+        if over or len(claim) == len(ids):
+            return claim
         yield Sleep(min(0.25, max(until - clock.monotonic(), 0.0)))
 
 
@@ -165,15 +181,19 @@ def fence_all(held: Sequence[Held]) -> Document:
     return {**_among(held), "state": _DEQUEUED}
 
 
-def extend(held: Sequence[Held], clock: Clock, *, lease: float, beside: Sequence[Held] = ()) -> Op[Holding]:
-    """Moves the lease end of every held job to `lease` seconds from now, never to an earlier moment.
+def extend(
+    held: Sequence[Held], clock: Clock, *, lease: float, beside: Sequence[Held] = (), patience: float | None = None
+) -> Op[Holding]:
+    """Moves the lease end of every held job to `lease` seconds from now, never to an earlier moment; waits at most
+    `patience` seconds for the answer, default the wire's own.
 
     Those `beside` are not written: of them it only reads which somebody asked to cancel. Where that read fails after
     the extension was acknowledged, the extension counts, and nothing is known of cancels.
     """
     if not held:
         return (yield from flags(beside))
-    result = yield Call(JOBS, "update_many", (fence_all(held), {"$max": {"available_at": lease_end(clock, lease)}}))
+    update = {"$max": {"available_at": lease_end(clock, lease)}}
+    result = yield Call(JOBS, "update_many", (fence_all(held), update), timeout=patience)
     if result.matched_count >= len(held):
         try:
             return (yield from flags([*held, *beside]))

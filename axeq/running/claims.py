@@ -6,9 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from axeq.documents.record import Record
 from axeq.rules.due import Candidate, cancel_flawed
-from axeq.rules.lifecycle import claim_many, claim_one
+from axeq.rules.lifecycle import Claim, claim_many, claim_one
 from axeq.running.ceiling import Ceiling
 from axeq.wire.store import Store
 from axeq.words.errors import AccessDenied, StoreError, StoreUnavailable
@@ -40,7 +39,7 @@ class Claims:
         """How many candidates to claim together now, so that the server answers in time; None for any number."""
         return self._ceiling.most
 
-    async def claim(self, candidates: Sequence[Candidate]) -> list[Record]:
+    async def claim(self, candidates: Sequence[Candidate]) -> Claim:
         """Claims candidates together; where the server refuses that, one by one, for the sake of the others.
 
         One that has lost a lease is claimed alone.
@@ -52,20 +51,21 @@ class Claims:
         except StoreError as error:
             if len(candidates) == 1:
                 await self._refused(candidates[0], error)
-                return []
+                return Claim()
         return await self._one_by_one(candidates)
 
-    async def _one_by_one(self, candidates: Sequence[Candidate]) -> list[Record]:
-        records: list[Record] = []
+    async def _one_by_one(self, candidates: Sequence[Candidate]) -> Claim:
+        claims: list[Claim] = []
         for candidate in candidates:
             try:
-                records += await self.claim([candidate])
+                claims.append(await self.claim([candidate]))
             except StoreError as error:
                 _LOGGER.warning("the rest of a refused claim is left for later: %s", error)
                 break
-        return records
+        since = min((claim.since for claim in claims), default=float("inf"))
+        return Claim((record for claim in claims for record in claim), since=since)
 
-    async def claim_together(self, candidates: Sequence[Candidate]) -> list[Record]:
+    async def claim_together(self, candidates: Sequence[Candidate]) -> Claim:
         """Claims candidates for one call: they have all lost equally many leases. Otherwise as `claim`."""
         if len(candidates) == 1:
             return await self.claim(candidates)
@@ -91,7 +91,7 @@ class Claims:
             self.left_alone.add(candidate.id)
             _LOGGER.error("job %s (%s) is left alone, its claim is refused: %s", candidate.id, candidate.name, error)
 
-    async def _together(self, candidates: Sequence[Candidate]) -> list[Record]:
+    async def _together(self, candidates: Sequence[Candidate]) -> Claim:
         clock, patience = self._store.clock, self._patience
         if len(candidates) == 1:
             rule = claim_one(candidates[0], clock, worker=self._worker, lease=self._lease, patience=patience)

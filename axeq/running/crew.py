@@ -96,7 +96,7 @@ class Crew:
         return any(attempt.record.lost > 2 for attempt in self._attempts.values())
 
     def take_on(self, records: Iterable[Record], *, since: float) -> None:
-        """Takes on jobs whose claim was sent at `since` (monotonic), and starts those that a worker is free for."""
+        """Takes on jobs whose leases began at `since` (monotonic), and starts those that a worker is free for."""
         records = [record for record in records if self._is_ours(record)]
         self._leases.hold((Held(record.id, record.token) for record in records), since=since)
         now = self._store.clock.earliest()
@@ -112,7 +112,7 @@ class Crew:
             self._pump(self._lanes[name])
 
     def take_on_together(self, records: Iterable[Record], arrivals: Mapping[Any, datetime], *, since: float) -> None:
-        """Takes on members of a group, by one claim that was sent at `since` (monotonic), for one call of the handler.
+        """Takes on members of a group, whose leases began at `since` (monotonic), for one call of the handler.
 
         `arrivals` says when each came. One that is not to run ends by itself, and the others are called without it.
         """

@@ -130,7 +130,7 @@ class Dispatcher(Rounds):
         candidates = [candidate for pick in picks for candidate in pick.candidates]
         sent = time.monotonic()
         records = await self._claims.claim(candidates)
-        self._crew.take_on(records, since=sent)
+        self._crew.take_on(records, since=records.since)
         self._raced(picks, records, time.monotonic() - sent)
         return claimed + len(records)
 
@@ -178,9 +178,8 @@ class Dispatcher(Rounds):
             candidate = self._take_lost(lane)
             if candidate is None:
                 break
-            sent = time.monotonic()
             records = await self._claims.claim([candidate])
-            self._crew.take_on(records, since=sent)
+            self._crew.take_on(records, since=records.since)
             claimed += len(records)
             if not records:  # another pool's now, or the claim had no answer
                 for source in self._open(lane):

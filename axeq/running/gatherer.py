@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -207,10 +206,9 @@ class Gatherer(Rounds):
             if asyncio.get_running_loop().time() - seen > _FRESH_FOR:
                 self._look_at = 0.0
                 break
-            sent = time.monotonic()
             records = await self._claims.claim_together(gathering.candidates)
             came = {candidate.id: candidate.available_at for candidate in gathering.candidates}
-            self._crew.take_on_together(records, came, since=sent)
+            self._crew.take_on_together(records, came, since=records.since)
             claimed += bool(records)
         return claimed
 

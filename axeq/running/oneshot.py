@@ -159,7 +159,6 @@ class OneShot:
 
     async def _take(self, candidates: Sequence[Candidate], *, together: bool = False) -> int:
         """Claims candidates, `together` for one call, and returns how many; those that it does not get are others'."""
-        sent = time.monotonic()
         records = await (self._claims.claim_together if together else self._claims.claim)(candidates)
         if records and not self._holding:
             self._holding = True
@@ -167,9 +166,9 @@ class OneShot:
         self._left.update({candidate.id for candidate in candidates} - {record.id for record in records})
         if together:
             arrivals_by_id = {candidate.id: candidate.available_at for candidate in candidates}
-            self._crew.take_on_together(records, arrivals_by_id, since=sent)
+            self._crew.take_on_together(records, arrivals_by_id, since=records.since)
         else:
-            self._crew.take_on(records, since=sent)
+            self._crew.take_on(records, since=records.since)
         return len(records)
 
     async def _due(self) -> tuple[list[Candidate], float]:

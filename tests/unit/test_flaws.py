@@ -19,7 +19,7 @@ from axeq.documents.record import Document, Record
 from axeq.rules import lifecycle
 from axeq.rules.due import Candidate, due_page, next_due
 from axeq.rules.enqueue import Draft, insert
-from axeq.rules.lifecycle import Held, claim_many, flags
+from axeq.rules.lifecycle import Claim, Held, claim_many, flags
 from axeq.rules.outcome import Cancelled, Completed, Failed, Flawed, Limits, decide, describe, end_flawed, judge
 from axeq.rules.settlement import Settled, settle, settlement
 from axeq.running import claims
@@ -236,7 +236,7 @@ async def test_members_of_a_group_that_were_claimed_one_by_one_are_kept_where_th
     clock: ScriptedClock,
 ) -> None:
     waiting = [Candidate(number, "t", 0, NOW, 1, 0) for number in range(3)]
-    replies: list[Any] = [REFUSED, [held_record(_id=0)], UNANSWERED]
+    replies: list[Any] = [REFUSED, Claim([held_record(_id=0)]), UNANSWERED]
 
     async def arun(rule: Op[Any]) -> Any:
         rule.close()

@@ -11,14 +11,15 @@ import pytest
 from axeq.attempts import leases as module
 from axeq.attempts.leases import Leases
 from axeq.rules.lifecycle import Held, Holding
+from axeq.wire.wire import Call
 
-from .playing import UNANSWERED, ScriptedClock
+from .playing import UNANSWERED, Counted, ScriptedClock
 
 
 def wire(*replies: Any) -> Any:
     waiting = list(replies)
 
-    def run(op: Any, *, within: float) -> Any:
+    def run(op: Any) -> Any:
         op.close()
         reply = waiting.pop(0)
         if isinstance(reply, Exception):
@@ -63,15 +64,18 @@ class Server:
         self.now += seconds
         return self.now >= self._until
 
-    def run(self, op: Any, *, within: float) -> Any:
-        extends = op.gi_code.co_name == "extend"
-        op.close()
-        took = self._seconds.pop(0) if extends and self._seconds else 0.001
-        if extends:
-            self.tries.append((self.now, took <= within))
-        self.now += min(took, within)
-        if took > within:
+    def run(self, op: Any) -> Any:
+        command = next(op)
+        if not isinstance(command, Call):
+            op.close()
+            return Holding()
+        took = self._seconds.pop(0) if self._seconds else 0.001
+        assert command.timeout is not None
+        self.tries.append((self.now, took <= command.timeout))
+        self.now += min(took, command.timeout)
+        if took > command.timeout:
             raise UNANSWERED
+        op.send(Counted(1))
         return Holding()
 
     def keep(self, seconds: float) -> None:

@@ -305,6 +305,28 @@ def test_an_unanswered_claim_is_looked_for_until_its_deadline_and_then_kept(cloc
     assert isinstance(played.asked[-1], Find)
 
 
+def test_a_claim_that_was_found_back_holds_from_its_extension_on(clock: ScriptedClock) -> None:
+    document = given_job()
+    replies = [UNANSWERED, UNANSWERED, UNANSWERED, Counted(1), with_token_of(document)]
+    sent = clock.monotonic()
+
+    played = play(claiming_one(document, clock), replies, clock=clock)
+
+    assert played.result.since == clock.monotonic() > sent
+
+
+def test_what_a_claim_took_after_the_extension_that_looked_for_it_holds_from_the_claim_on(
+    clock: ScriptedClock,
+) -> None:
+    document = given_job()
+    replies = [UNANSWERED, UNANSWERED, Counted(0), with_token_of(document)]
+    sent = clock.monotonic()
+
+    played = play(claiming_one(document, clock), replies, clock=clock)
+
+    assert clock.monotonic() > played.result.since == sent
+
+
 def test_an_unanswered_claim_that_never_reached_the_server_comes_back_empty(clock: ScriptedClock) -> None:
     def reply(command: Any) -> Any:
         return Counted(0) if isinstance(command, Call) else []

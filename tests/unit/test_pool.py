@@ -9,6 +9,8 @@ import mongomock
 import pytest
 
 import axeq
+from axeq.rules import lifecycle
+from axeq.wire.wire import JOBS, Call, Sleep
 from tests.support.probe import Probe, probe
 
 URI = "mongodb://localhost:27017/shop"
@@ -122,6 +124,31 @@ def test_a_pool_ends_where_nothing_can_keep_its_leases(monkeypatch: pytest.Monke
         mock_pool().run()
 
     assert isinstance(caught.value.__cause__, OSError)
+
+
+def found_back(candidate: Any, clock: Any, **options: Any) -> Any:
+    """A claim whose answer was lost, found back when its own lease was over, and extended by that."""
+    (record,) = yield from lifecycle.claim_one(candidate, clock, **options)
+    yield Sleep(1.2 * options["lease"])
+    document = {"$set": {"available_at": lifecycle.lease_end(clock, options["lease"])}}
+    yield Call(JOBS, "update_many", ({"_id": record.id}, document))
+    return lifecycle.Claim([record], since=clock.monotonic())
+
+
+@pytest.mark.parametrize("work", ["run", "drain"])
+def test_a_claim_that_was_found_back_is_not_dropped_for_the_age_of_its_first_lease(
+    monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    monkeypatch.setattr("axeq.running.claims.claim_one", found_back)
+    pool = mock_pool()
+    job = axeq.Queue(pool.store).enqueue(Probe())
+    pool.on("done")(lambda job: pool.stop())
+    pool.on("lost")(lambda job: pool.stop())
+
+    getattr(pool, work)()
+
+    assert job.refresh().state == "completed"
+    assert pool.counts["lost"] == 0
 
 
 def test_a_pool_leaves_no_thread_though_its_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:

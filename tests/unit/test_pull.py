@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import axeq
 from axeq.documents.failure import failure
+from axeq.documents.model import bind
 from axeq.documents.record import Document, Record
+from axeq.faces.taker import Claimed, Taker
 from axeq.rules.interim import beat
 from axeq.rules.lifecycle import Held
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome
@@ -18,6 +23,7 @@ from axeq.words.errors import LeaseLost, StoreError, StoreUnavailable
 from axeq.words.states import Cause, State
 
 from .playing import (
+    NOW,
     UNANSWERED,
     Counted,
     Played,
@@ -165,6 +171,56 @@ def test_a_renewal_keeps_what_is_held_and_ends_what_was_to_be_cancelled(clock: S
     assert [record.id for record in played.result] == [1]
     assert kept.available_at is not None
     assert kept.available_at > clock.earliest()
+
+
+class Image(axeq.Model[None], name="thumbnail"):
+    """A payload without fields."""
+
+
+def taker(clock: ScriptedClock) -> Taker[Image, None]:
+    store: Any = SimpleNamespace(clock=clock, codec=None)
+    return Taker(store, "default", bind(Image), {"lease": 60, "worker": "me"})
+
+
+def stalled(clock: ScriptedClock, reply: Any) -> Any:
+    """Answers a command, while the process that sent it is stopped for longer than a lease."""
+
+    def answer(command: Any) -> Any:
+        clock.elapsed += 61
+        return reply(command) if callable(reply) else reply
+
+    return answer
+
+
+def test_a_claim_that_took_longer_than_its_lease_hands_out_what_nobody_else_has_by_then(clock: ScriptedClock) -> None:
+    mine, gone = given_job(_id=1), given_job(_id=2)
+    leased = with_token_of(mine, gone, lost=1, attempts=1, available_at=NOW + timedelta(seconds=60))
+    token: list[Any] = []
+
+    def read_back(command: Any) -> Any:
+        token.append(command.filter["claim.token"])
+        return leased(command)
+
+    def seen(command: Any) -> Any:
+        return [{**mine, "state": "dequeued", "claim": {"token": token[0]}}, {**gone, "state": "completed"}]
+
+    replies = [FREE, [mine, gone], Counted(2), stalled(clock, read_back), Counted(1), seen]
+    claimed = play(taker(clock).claim(2), replies, clock=clock).result
+
+    assert [each.record.id for each in claimed] == [1]
+    assert claimed[0].record.available_at > clock.latest()
+
+
+def test_a_renewal_that_took_longer_than_the_lease_is_repeated_before_a_job_is_handed_out(
+    clock: ScriptedClock,
+) -> None:
+    waiting = Claimed(held_record(_id=1), Image())
+
+    renewed = play(taker(clock).renew([waiting]), [YES, stalled(clock, []), YES, []], clock=clock)
+
+    assert renewed.result == [waiting]
+    assert waiting.record.available_at is not None
+    assert waiting.record.available_at > clock.latest()
 
 
 def test_what_is_given_back_is_as_it_was(clock: ScriptedClock) -> None:
