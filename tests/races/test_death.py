@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -18,36 +19,36 @@ LEASE = 2.0
 def test_a_job_of_a_killed_worker_runs_again_within_a_lease_and_two_seconds(
     queue: axeq.Queue, workers: Workers
 ) -> None:
-    for _ in range(3):  # one of them while the machine does not keep the survivor waiting
-        late = restarted_after(queue, workers)
+    for seconds in (4.0, 8.0, 16.0):  # in one of them the machine lets a process start, and then run, in time
+        late = restarted_after(queue, workers, seconds)
         if late <= LEASE + 2:
             break
 
     assert late <= LEASE + 2
 
 
-def restarted_after(queue: axeq.Queue, workers: Workers) -> float:
-    """Kills one of two workers, and returns how long it took until the other had started all of its jobs again."""
+def restarted_after(queue: axeq.Queue, workers: Workers, seconds: float) -> float:
+    """Kills a worker, and returns how long it took until another had started all of its jobs again.
+
+    The other one comes when the jobs run: the streams of stand-ins miss what happens on a busy machine, its first look
+    does not. For ever, where the jobs have ended by then.
+    """
     victim = workers.ready(workers.start(lease=LEASE))
-    survivor = workers.ready(workers.start(lease=LEASE))
-    jobs = [queue.enqueue(Slow(seconds=3.0)) for _ in range(2)]
+    jobs = [queue.enqueue(Slow(seconds=seconds)) for _ in range(2)]
     ids = {str(job.id) for job in jobs}
     until(lambda: ids <= workers.by_job("start").keys(), seconds=60, what="both jobs started")
-    first = {job: workers.by_job("start")[job][0].process for job in ids}
-    if victim.pid not in first.values():  # the other process was faster at both
-        victim, survivor = survivor, victim
-    orphans = {job for job, process in first.items() if process == victim.pid}
+    survivor = workers.ready(workers.start(lease=LEASE))
 
     killed_at = time.monotonic()
     victim.kill()
-    until(
-        lambda: all(len(workers.by_job("start")[job]) == 2 for job in orphans),
-        seconds=60,
-        what="the killed worker's jobs started again",
-    )
+    victim.wait()
+    if ids & workers.by_job("end").keys():
+        survivor.kill()
+        return math.inf
+    until(lambda: all(len(workers.by_job("start")[job]) == 2 for job in ids), seconds=60, what="both started again")
 
-    restarts = [workers.by_job("start")[job][1] for job in orphans]
-    assert all(event.process == survivor.pid for event in restarts)
+    restarts = [workers.by_job("start")[job][1] for job in ids]
+    assert {event.process for event in restarts} == {survivor.pid}
     for job in jobs:
         job.wait(60)
         assert job.attempts == 1  # a death is not charged as an attempt
