@@ -14,6 +14,7 @@ from axeq.faces.options import (
     BatchOptions,
     CallbackOptions,
     EnqueueOptions,
+    StateOrName,
     counted_to,
     page,
     payload_values,
@@ -152,7 +153,7 @@ class AsyncQueue(Face):
     async def find(
         self,
         *,
-        state: State | None = None,
+        state: StateOrName | None = None,
         name: str | None = None,
         label: str | None = None,
         data: Mapping[str, Any] | None = None,

@@ -24,6 +24,7 @@ __all__ = [
     "CallbackOptions",
     "EnqueueOptions",
     "JobOptions",
+    "StateOrName",
     "checked",
     "counted_to",
     "labelled",
@@ -32,6 +33,9 @@ __all__ = [
     "task_name",
     "wanted",
 ]
+
+StateOrName = State | Literal["enqueued", "dequeued", "completed", "failed", "cancelled"]
+"""A state, or its value as plain text."""
 
 _PRIORITIES = range(-(2**15), 2**15)
 _LONGEST_NAME = 512

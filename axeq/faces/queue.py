@@ -14,6 +14,7 @@ from axeq.faces.options import (
     BatchOptions,
     CallbackOptions,
     EnqueueOptions,
+    StateOrName,
     counted_to,
     page,
     payload_values,
@@ -181,7 +182,7 @@ class Queue(Face):
     def find(
         self,
         *,
-        state: State | None = None,
+        state: StateOrName | None = None,
         name: str | None = None,
         label: str | None = None,
         data: Mapping[str, Any] | None = None,

@@ -172,6 +172,7 @@ def produce() -> None:
 
     assert_type(queue.get(job.id, model=Thumbnail), axeq.Job[Thumbnail, Any])
     assert_type(queue.find(state=axeq.State.FAILED, limit=10), list[axeq.Job[Any, Any]])
+    assert_type(queue.find(state="failed"), list[axeq.Job[Any, Any]])
     assert_type(queue.find(data={"width": 320}), list[axeq.Job[Any, Any]])
     assert_type(queue.dead(name="thumbnail"), list[axeq.Job[Any, Any]])
     assert_type(queue.wait_many(many, timeout=30), list[axeq.Job[Thumbnail, Made]])
@@ -207,6 +208,7 @@ async def aproduce() -> None:
     assert_type(many, list[axeq.AsyncJob[Total, int]])
     assert_type([await each.wait() for each in many], list[int])
     assert_type(await async_queue.wait_many(many), list[axeq.AsyncJob[Total, int]])
+    assert_type(await async_queue.find(state="completed"), list[axeq.AsyncJob[Any, Any]])
     assert_type(await async_queue.take(Total), list[axeq.AsyncLease[Total, int]])
     async with async_queue.consume(Total, worker="me") as leases:
         async for lease in leases:

@@ -71,6 +71,7 @@ def produce() -> None:
     queue.consume(Thumbnail, leese=30)  # refuse: misspelt option of consume
     for lease in queue.consume(Thumbnail):
         lease.complete(3)  # refuse: result of another type when pulling
+    queue.find(state="done")  # refuse: a state that there is not
     queue.find(data="user_id")  # refuse: a search of payloads that names no field
     queue.enqueue(Total(numbers=[number])).wait(timeout="soon")  # refuse: timeout that is no duration
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 
 from axeq.documents.failure import failure
+from axeq.faces.options import StateOrName
 from axeq.rules.enqueue import Draft
 from axeq.rules.outcome import Cancelled, Completed, Failed, Limits, Outcome, Released, Snoozed
 from axeq.rules.settlement import settlement
@@ -80,3 +83,9 @@ def test_a_new_job_is_live_and_has_a_due_time() -> None:
 def test_sources_are_plain_text_in_a_fixed_order() -> None:
     assert sources("retry") == ["cancelled", "completed", "failed"]
     assert {type(state) for state in sources("cancel")} <= {State, str}
+
+
+def test_type_checkers_know_every_state_by_its_name() -> None:
+    _, names = typing.get_args(StateOrName)
+
+    assert [State(name) for name in typing.get_args(names)] == list(State)
