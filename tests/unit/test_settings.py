@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +114,11 @@ def test_every_variable_is_explained_where_it_is_read() -> None:
     from axeq.documents import settings
 
     assert [variable for variable in VARIABLES if f"`{variable}`" not in (settings.__doc__ or "")] == []
+
+
+def test_the_guide_lists_every_variable_and_no_other() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+
+    rows = [row.split("|")[1] for row in guide.splitlines() if row.startswith("| `AXEQ_")]
+
+    assert sorted(re.findall(r"`(AXEQ_\w+)`", "".join(rows))) == sorted(VARIABLES)
