@@ -97,18 +97,20 @@ def test_doctor_fails_for_what_is_needed_alone(
     assert shown in capsys.readouterr().out
 
 
+def late(scratch: Any) -> bool:
+    """A step whose time is over before the server has answered it."""
+    with pymongo.timeout(0.001):
+        while True:
+            scratch.find_one()
+
+
 @pytest.mark.parametrize(("needed", "code"), [(True, 4), (False, 0)])
 def test_doctor_says_of_a_slow_server_that_it_was_slow_and_nothing_worse(
     uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, needed: bool, code: int
 ) -> None:
-    def endless(scratch: Any) -> bool:
-        while True:
-            scratch.find_one()
-
     with axeq.Store(uri) as store:
         axeq.Queue(store).ensure_indexes()
-    monkeypatch.setattr(capabilities, "_STEPS", (("gravity", endless, "jobs fly", needed),))
-    monkeypatch.setattr(capabilities, "ANSWER_DEADLINE", 1.0)
+    monkeypatch.setattr(capabilities, "_STEPS", (("gravity", late, "jobs fly", needed),))
 
     assert cli.run(["doctor", uri]) == code
     shown = capsys.readouterr().out
@@ -119,14 +121,9 @@ def test_doctor_says_of_a_slow_server_that_it_was_slow_and_nothing_worse(
 def test_a_server_that_is_too_slow_for_a_probe_is_not_said_to_lack_anything(
     server: pymongo.MongoClient[dict[str, Any]], database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def endless(scratch: Any) -> bool:
-        while True:
-            scratch.find_one()
+    monkeypatch.setattr(capabilities, "_transactions", late)
 
-    monkeypatch.setattr(capabilities, "_transactions", endless)
-    monkeypatch.setattr(capabilities, "ANSWER_DEADLINE", 1.0)
-
-    with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
+    with pytest.raises(StoreUnavailable, match="no answer within 10 s"):
         capabilities.probe(server, database)
 
 
