@@ -14,6 +14,7 @@ import pytest
 
 import axeq
 from axeq import State
+from axeq.rules.lifecycle import Claim
 from axeq.running.claims import Claims
 from axeq.words.clock import milliseconds
 from axeq.words.errors import StoreUnavailable
@@ -288,7 +289,9 @@ def _noting(announced: threading.Event) -> Callable[..., None]:
 @pytest.mark.needs("streams")
 @pytest.mark.usefixtures("nobody_looks")
 @pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("answer", [[], StoreUnavailable("db:27017", "connection closed")], ids=["nothing", "error"])
+@pytest.mark.parametrize(
+    "answer", [Claim(), StoreUnavailable("db:27017", "connection closed")], ids=["nothing", "error"]
+)
 def test_a_job_that_a_claim_did_not_bring_is_looked_for_at_once(
     store: axeq.Store, jobs: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, lost: int
 ) -> None:
