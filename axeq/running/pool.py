@@ -218,10 +218,7 @@ class Pool:
                     self._shift.ask_to_end()
             await self._shift.start()
         except BaseException:
-            with self._stopping:
-                self._shift = None
-                self._stop_asked = False
-            self._running.release()
+            self._over()
             raise
         self.ready.set()
         return self
@@ -235,10 +232,14 @@ class Pool:
             self.ready.clear()
             await shift.end()
         finally:
-            with self._stopping:
-                self._shift = None
-                self._stop_asked = False
-            self._running.release()
+            self._over()
+
+    def _over(self) -> None:
+        """Takes note that nothing runs any more; a `stop` from now on is for the next run."""
+        with self._stopping:
+            self._shift = None
+            self._stop_asked = False
+        self._running.release()
 
     @asynccontextmanager
     async def _once(self) -> AsyncIterator[OneShot]:
@@ -253,10 +254,7 @@ class Pool:
             async with turn:
                 yield turn
         finally:
-            with self._stopping:
-                self._shift = None
-                self._stop_asked = False
-            self._running.release()
+            self._over()
 
     async def _alone(self, work: Callable[[], Awaitable[T]]) -> T:
         """Does `work` on a loop of its own, which signals end."""

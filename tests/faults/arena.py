@@ -16,7 +16,8 @@ import axeq
 from axeq.documents.codec import CODEC_OPTIONS
 from tests.faults.checker import Breach, Enqueued, Evidence, breaches
 from tests.faults.history import History
-from tests.faults.processes import Settings, Workers, until
+from tests.faults.processes import Settings, Workers
+from tests.support.waiting import until
 
 __all__ = ["Arena"]
 

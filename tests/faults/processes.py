@@ -8,31 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
 from tests.faults.checker import Harm, Usage
 from tests.faults.ledger import Execution, executions
+from tests.support.waiting import until
 
-__all__ = ["Settings", "Worker", "Workers", "until"]
+__all__ = ["Settings", "Worker", "Workers"]
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 FOREVER = float("inf")
-
-
-def until(condition: Callable[[], bool], *, seconds: float, what: str | Callable[[], str]) -> None:
-    """Polls until `condition` holds; fails with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        began = time.monotonic()
-        if condition():
-            return
-        took = time.monotonic() - began
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what if isinstance(what, str) else what()}"
-        time.sleep(max(0.02, took))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +128,10 @@ class Workers:
 
     @property
     def harms(self) -> list[Harm]:
-        """What was done to the workers, by the scenario and by a machine that is too busy."""
-        return [*self._done, *(stall for worker in self.all for stall in worker.stalls())]
+        """What was done to the workers, by the scenario and by a machine that is too busy: a freeze is no stall."""
+        frozen = {harm.pid: harm.at for harm in reversed(self._done) if harm.kind == "stop"}
+        stalls = (stall for worker in self.all for stall in worker.stalls())
+        return [*self._done, *(stall for stall in stalls if stall.until < frozen.get(stall.pid, FOREVER))]
 
     def start(self, count: int = 1, **changes: object) -> list[Worker]:
         """Starts so many workers with the scenario's settings, but for `changes`."""

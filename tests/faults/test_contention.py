@@ -23,10 +23,10 @@ from axeq.wire.capabilities import Capabilities
 from axeq.words.states import Cause
 from tests.faults.arena import Arena
 from tests.faults.checker import reruns
-from tests.faults.processes import until
 from tests.faults.scale import FULL, size
 from tests.faults.seeds import rng
 from tests.faults.tasks import Work
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -22,12 +22,13 @@ from axeq.words.states import Cause
 from tests.faults.arena import Arena
 from tests.faults.checker import reruns
 from tests.faults.ledger import by_job
-from tests.faults.processes import ROOT, Worker, until
+from tests.faults.processes import ROOT, Worker
 from tests.faults.proxy import Proxy
 from tests.faults.scale import FULL, size
 from tests.faults.seeds import rng
 from tests.faults.tasks import Crash, Work
 from tests.faults.toxics import Exchange, Hold
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -16,7 +16,7 @@ import axeq
 from tests.faults.arena import Arena
 from tests.faults.background import Background
 from tests.faults.checker import reruns
-from tests.faults.processes import Worker, until
+from tests.faults.processes import Worker
 from tests.faults.proxy import Proxy
 from tests.faults.scale import FULL, size
 from tests.faults.seeds import rng
@@ -33,6 +33,7 @@ from tests.faults.toxics import (
     Slicer,
     Toxic,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

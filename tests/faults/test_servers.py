@@ -13,10 +13,10 @@ from tests.faults.arena import Arena, promise
 from tests.faults.background import Background
 from tests.faults.checker import Enqueued
 from tests.faults.own_server import OwnServer
-from tests.faults.processes import until
 from tests.faults.scale import FULL, size
 from tests.faults.seeds import rng
 from tests.faults.tasks import Work
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.faults.arena import Arena
 from tests.faults.messages import answer_to
-from tests.faults.processes import until
 from tests.faults.proxy import Proxy
 from tests.faults.tasks import Work
 from tests.faults.toxics import Exchange, Toxic
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

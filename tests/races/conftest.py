@@ -7,9 +7,8 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,18 +76,6 @@ class Workers:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-
-
-def until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    """Polls until `condition` holds; fails with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        began = time.monotonic()
-        if condition():
-            return
-        took = time.monotonic() - began
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(max(0.02, took))
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 import axeq
 from axeq.wire.capabilities import Capabilities
+from tests.support.waiting import until
 
 from .bank import ACCOUNTS, LIMIT, Moment, Place, PlainTransfer, Transfer, Walk
-from .conftest import Workers, until
+from .conftest import Workers
 
 FUNDS = 1000
 LEASE = 1.0

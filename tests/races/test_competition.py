@@ -7,8 +7,9 @@ import sys
 
 import axeq
 from axeq.words.states import State
+from tests.support.waiting import until
 
-from .conftest import Workers, until
+from .conftest import Workers
 from .worker import Count
 
 JOBS = 2000

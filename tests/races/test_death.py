@@ -9,8 +9,9 @@ import time
 
 import axeq
 from axeq.words.states import State
+from tests.support.waiting import until
 
-from .conftest import Workers, until
+from .conftest import Workers
 from .worker import Block, Poison, Slow, Stubborn
 
 LEASE = 2.0

@@ -8,8 +8,9 @@ from datetime import datetime
 import axeq
 from axeq.rules.periodic import slot_start
 from axeq.words.states import State
+from tests.support.waiting import until
 
-from .conftest import Workers, until
+from .conftest import Workers
 from .group_worker import Piece
 
 LEASE = 1.5

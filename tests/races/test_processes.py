@@ -12,8 +12,9 @@ import pytest
 
 import axeq
 from axeq.words.states import State
+from tests.support.waiting import until
 
-from .conftest import Workers, until
+from .conftest import Workers
 from .process_worker import Apart
 
 PROGRAM = "process_worker"

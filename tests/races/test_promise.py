@@ -12,8 +12,9 @@ import pytest
 
 import axeq
 from axeq.wire.embedded import Home
+from tests.support.waiting import until
 
-from .conftest import Workers, until
+from .conftest import Workers
 from .worker import Count
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import axeq
 from axeq.words.states import State
+from tests.support.waiting import until
 
-from .conftest import Workers, until
+from .conftest import Workers
 from .worker import Poison
 
 BATCH = 5

@@ -12,7 +12,7 @@ import pytest
 
 import axeq
 
-__all__ = ["DEADLINE", "aeventually", "cancelled", "due", "eventually", "in_state", "settled"]
+__all__ = ["DEADLINE", "aeventually", "cancelled", "due", "eventually", "in_state", "settled", "until"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,21 @@ async def aeventually(assertion: Callable[[], T | Awaitable[T]], timeout: float 
         else:
             return value
         await asyncio.sleep(_POLL)
+
+
+def until(condition: Callable[[], bool], *, seconds: float, what: str | Callable[[], str]) -> None:
+    """Polls until `condition` holds; fails with `what` after `seconds`.
+
+    It rests for as long as a look took, at least 20 ms: what is looked at may be what is waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        took = time.monotonic() - began
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what if isinstance(what, str) else what()}"
+        time.sleep(max(0.02, took))
 
 
 def due(store: axeq.Store, job: Any) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import mongomock
 import pytest
 
 import axeq
@@ -65,17 +64,6 @@ class Scene:
 
     async def all_ended(self) -> None:
         await aeventually(lambda: not self.crew.ids)
-
-
-@pytest.fixture
-def database() -> Any:
-    return mongomock.MongoClient(tz_aware=True)["axeq"]
-
-
-@pytest.fixture
-async def store(database: Any) -> AsyncIterator[axeq.Store]:
-    async with axeq.Store(database) as store:
-        yield store
 
 
 def jobs(count: int, database: Any = None, **model: Any) -> list[Record]:

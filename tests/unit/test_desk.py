@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import mongomock
 import pytest
 
 import axeq
@@ -24,17 +22,6 @@ from tests.support.waiting import aeventually
 from .playing import NOW, held_job
 
 TASK = axeq.Task(Probe, probe, group=axeq.Group(grace=1))
-
-
-@pytest.fixture
-def database() -> Any:
-    return mongomock.MongoClient(tz_aware=True)["axeq"]
-
-
-@pytest.fixture
-async def store(database: Any) -> AsyncIterator[axeq.Store]:
-    async with axeq.Store(database) as store:
-        yield store
 
 
 @pytest.fixture(autouse=True)
